@@ -1,0 +1,55 @@
+# Everything starts here: each target sets up what it needs from Python >= 3.11, pip and make, and CI calls only these.
+# GNU make 3.81 (macOS) is enough. Tools run as `python -m`, so that no shebang line limits where the clone may lie.
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+# Beside a virtual environment of the clone's own, nothing of the machine is used or changed.
+PY := .venv/bin/python
+
+# Options: make PYTHON=python3.13 …, make demo KEEP=1, make test TESTS=tests/unit, make bench CASE=noop
+PYTHON ?=
+KEEP ?=
+TESTS ?=
+CASE ?=
+
+.PHONY: help demo up test check bench format lock wheels setup
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: setup ## Run the main job once, end to end, and show what came of it (KEEP=1 leaves it running)
+	@$(PY) -m beatline.cli demo $(if $(KEEP),--keep)
+
+up: setup ## Run the whole platform on this machine until Ctrl-C
+	@$(PY) -m beatline.cli up
+
+test: setup ## Run the tests (TESTS=path for some of them)
+	@$(PY) -m pytest -n auto --dist worksteal $(TESTS)
+
+check: setup ## Lint, format, types, direction of imports, sizes
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+	@$(PY) -m mypy
+	@$(PY) -m basedpyright --level error
+	@$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+	@cd tests && ../$(PY) -m support.sizes
+
+bench: setup ## Measure against stock Celery, one JSON object a line (CASE=name for one case)
+	@cd tests && ../$(PY) -m bench $(CASE)
+
+format: setup ## Put every file into the form that check asks for
+	@$(PY) -m ruff check --fix
+	@$(PY) -m ruff format
+
+lock: setup ## Resolve the dependencies again, for every platform and Python; then run wheels
+	@$(PY) -m uv --no-config pip compile $(RESOLVE) --all-extras --group dev --output-file requirements/beatline.lock pyproject.toml
+	@$(PY) -m uv --no-config pip compile $(RESOLVE) --python-version 3.11 --output-file requirements/virtualenv.lock requirements/virtualenv.in
+
+RESOLVE := --upgrade --universal --generate-hashes --no-emit-index-url --no-header --quiet
+
+wheels: setup ## Ask the index whether every locked package has a wheel for every platform and Python
+	@cd tests && ../$(PY) -m support.wheels
+
+setup:
+	@PYTHON='$(PYTHON)' sh deploy/bootstrap.sh

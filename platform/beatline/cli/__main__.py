@@ -1,0 +1,5 @@
+"""`python -m beatline.cli`."""
+
+from beatline.cli import main
+
+main()

@@ -1,0 +1,160 @@
+"""`beatline runs`: the history."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final
+
+import typer
+
+from beatline.cli.output import AsJson, emit, say, visible
+from beatline.clock import utc_now
+from beatline.errors import BeatlineError
+from beatline.ledger.database import guarded, open_engine
+from beatline.ledger.history import Attempt, Run, RunFilter, attempts_of, find_run, list_runs
+from beatline.ledger.states import ENDED, RunState
+from beatline.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Runs: what was asked for, and what became of it.")
+
+_SPAN: Final = re.compile(r"(\d+)\s*(s|m|h|d|w)")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_SLOW_S: Final = 30.0
+_ID_CHARS: Final = 8
+_WHY_CHARS: Final = 70
+
+
+@app.command("list")
+def list_all(
+    state: Annotated[
+        list[str] | None, typer.Option("--state", "-s", help="Only in this state; may be repeated.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", "-t", help="Only of this task; `collect.*` is a family.")
+    ] = None,
+    queue: Annotated[str | None, typer.Option("--queue", "-Q", help="Only of this queue.")] = None,
+    schedule: Annotated[str | None, typer.Option("--schedule", help="Only fired by this schedule.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Accepted since: 15m, 2h, 7d, or 2026-11-22 14:00 (local time).")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most so many.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Show the last runs, the newest first."""
+    settings = Settings.load()
+    wanted = RunFilter(
+        states=frozenset(_state(name) for name in state or ()),
+        task=task,
+        queue=queue,
+        schedule=schedule,
+        since=None if since is None else moment(since, utc_now()),
+    )
+    with guarded(settings), open_engine(settings).connect() as conn:
+        found = list_runs(conn, wanted, limit=limit)
+    if as_json:
+        emit(found, as_json=True)
+        return
+    emit([_line(run) for run in found], as_json=False, empty="No run is like that.")
+    if len(found) == limit:
+        say(f"These are the last {limit}; --limit shows more.")
+
+
+@app.command()
+def show(
+    run_id: Annotated[str, typer.Argument(metavar="ID", help="Its id, or how the id begins.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Show a run: when it waited and ran, its attempts, its error, and what to do about it."""
+    settings = Settings.load()
+    with guarded(settings), open_engine(settings).connect() as conn:
+        run = find_run(conn, run_id)
+        attempts = attempts_of(conn, run.id)
+    advice = suggestion(run, utc_now())
+    if as_json:
+        emit(asdict(run) | {"attempts": attempts, "suggestion": advice}, as_json=True)
+        return
+    emit({name: value for name, value in asdict(run).items() if value is not None}, as_json=False)
+    if attempts:
+        emit([_attempt_line(attempt) for attempt in attempts], as_json=False)
+    traceback = next((attempt.traceback for attempt in reversed(attempts) if attempt.traceback), None)
+    if traceback and run.state in (RunState.FAILED, RunState.DEAD, RunState.RETRYING):
+        typer.echo(visible(traceback))
+    if advice:
+        say(advice)
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """A moment in UTC: a span before `now` (15m, 2h, 7d), or a date with or without a time, in local time."""
+    span = _SPAN.fullmatch(text.strip().lower())
+    try:
+        if span:
+            return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
+        return datetime.fromisoformat(text.strip()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise BeatlineError(
+            f"--since {text!r} is no time: write 15m, 2h, 7d, 2026-11-22, or 2026-11-22T14:00."
+        ) from None
+
+
+def suggestion(run: Run, now: datetime) -> str | None:
+    """What a person can do about a run; None where there is nothing to do."""
+    waits = (now - run.changed_at).total_seconds() > _SLOW_S
+    match run.state:
+        case RunState.ACCEPTED | RunState.LOST if waits:
+            return "A recorder puts it into its queue: see that one runs (`beatline recorder`, `beatline queues`)."
+        case RunState.QUEUED if waits and run.eta is not None and run.eta > now:
+            return "It waits for its time."
+        case RunState.QUEUED if waits:
+            return f"It waits for a worker: `beatline queues` shows who serves {run.queue!r}, and how much waits before it."
+        case RunState.FAILED if run.schedule is not None:
+            return f"Its error is final. When it is mended: `beatline schedules run-now {run.schedule}`."
+        case RunState.FAILED:
+            return "Its error is final. When it is mended, send the task again."
+        case RunState.DEAD:
+            return "Someone must look: it is not tried again by itself. When its reason is mended, send the task again."
+        case _:
+            return None
+
+
+def _state(name: str) -> RunState:
+    try:
+        return RunState(name.lower())
+    except ValueError:
+        raise BeatlineError(f"There is no state {name!r}. States: {', '.join(RunState)}.") from None
+
+
+def _line(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.id[:_ID_CHARS],
+        "state": run.state.value,
+        "task": run.task,
+        "queue": run.queue,
+        "schedule": run.schedule,
+        "accepted": run.accepted_at,
+        "took_s": _took_s(run.started_at, run.ended_at) if run.state in ENDED else None,
+        "attempt": run.attempt,
+        "why": _short(run.reason or run.error or ""),
+    }
+
+
+def _attempt_line(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "attempt": attempt.attempt,
+        "outcome": attempt.outcome or ("running" if attempt.started_at else "reserved"),
+        "worker": attempt.worker,
+        "started": attempt.started_at,
+        "took_s": attempt.runtime_s or _took_s(attempt.started_at, attempt.ended_at),
+        "refused": attempt.refused or None,
+        "why": _short(attempt.reason or attempt.error or ""),
+    }
+
+
+def _took_s(start: datetime | None, end: datetime | None) -> float | None:
+    return None if start is None or end is None else round((end - start).total_seconds(), 3)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _WHY_CHARS else line[: _WHY_CHARS - 1] + "…"

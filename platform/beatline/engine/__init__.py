@@ -1,0 +1,1 @@
+"""What runs inside a worker around a task: publish, claim, lease, end."""

@@ -1,0 +1,139 @@
+"""The scripts around an attempt, each one round trip and atomic: claim, renew, begin, finish, abandon, return.
+
+A lease is a score in a sorted set, in the Redis server's clock; the record of a run is a hash that outlives it by a day.
+Every call names the run and the fence it was given: who no longer holds the lease changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Final, Literal
+from uuid import uuid4
+
+from beatline.installation import RedisClient
+from beatline.ledger.events import FIELD
+from beatline.names import Keys
+
+RECORD_LIFE_S: Final = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to execute one attempt of a run now."""
+
+    run_id: str
+    attempt: int
+    fence: int
+    worker: str
+    day: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """The message asks for an attempt that is not newer than the one on record, which `stands` as leased, ended, closed,
+    returned or dead."""
+
+    stands: str
+
+
+Claimed = Lease | Dropped | None
+"""None: a newer attempt of a run whose older one is still leased; its message belongs back into the queue."""
+
+
+def script_source(name: str) -> str:
+    """The text of a script of this package."""
+    return (files("beatline.engine") / "scripts" / f"{name}.lua").read_text(encoding="utf-8")
+
+
+class Claims:
+    """Claims, leases and ends of runs in one Redis.
+
+    `lease_s` is how long a lease holds without being renewed. Raises redis.RedisError where Redis does not answer.
+    """
+
+    def __init__(self, redis: RedisClient, keys: Keys, lease_s: float) -> None:
+        self._redis, self._keys = redis, keys
+        self._lease_ms = int(lease_s * 1000)
+        self._call: dict[str, Any] = {
+            name: redis.register_script(script_source(name))
+            for name in ("claim", "renew", "begin", "finish", "abandon", "return_run")
+        }
+
+    def claim(
+        self, run_id: str, attempt: int, worker: str, day: str, epoch: int = 0, token: str = "", accepted: str = ""
+    ) -> Claimed:
+        """Claim an attempt for one delivery of its message, named by `token`: claiming twice with it is claiming once.
+
+        `accepted` is appended to the ledger's stream if nothing is known of the run yet.
+        """
+        keys = self._keys
+        answer = self._call["claim"](
+            [keys.run(run_id), keys.leases, keys.epoch, keys.fence, keys.events],
+            [run_id, attempt, worker, self._lease_ms, day, epoch, RECORD_LIFE_S, accepted, token or uuid4().hex],
+        )
+        verdict = _text(answer[0])
+        if verdict == "run":
+            return Lease(run_id, attempt, int(answer[1]), worker, _text(answer[2]))
+        return Dropped(_text(answer[1])) if verdict == "drop" else None
+
+    def renew(self, leases: Sequence[Lease]) -> frozenset[int]:
+        """Renew leases, and return the fences of those that are no longer ours."""
+        if not leases:
+            return frozenset()
+        args: list[Any] = [self._lease_ms, RECORD_LIFE_S]
+        for lease in leases:
+            args += (lease.run_id, lease.fence, lease.attempt, lease.worker, lease.day)
+        gone = self._call["renew"]([self._keys.leases, *(self._keys.run(lease.run_id) for lease in leases)], args)
+        return frozenset(int(fence) for fence in gone)
+
+    def begin(self, lease: Lease, started: str) -> bool:
+        """Count the attempt as begun. False: the lease is no longer ours."""
+        return bool(self._call["begin"]([self._keys.run(lease.run_id), self._keys.events], [lease.fence, started]))
+
+    def finish(self, lease: Lease, state: Literal["ended", "closed"], end: str) -> bool:
+        """End the attempt: *ended* is the end of the run, *closed* means that another attempt follows.
+
+        False: the end came too late and was refused.
+        """
+        keys = self._keys
+        return bool(
+            self._call["finish"](
+                [keys.run(lease.run_id), keys.leases, keys.events],
+                [lease.run_id, lease.fence, lease.attempt, state, lease.day, RECORD_LIFE_S, end],
+            )
+        )
+
+    def tell(self, event: str) -> None:
+        """Append an event to the ledger's stream."""
+        self._redis.xadd(self._keys.events, {FIELD: event})
+
+    def abandon(self, lease: Lease, reason: str, *, begun: bool) -> bool:
+        """Let the lease expire now, because the attempt will not end: the reconciler decides what follows.
+
+        Only a `begun` attempt counts against its run.
+        """
+        keys = self._keys
+        facts = [lease.run_id, lease.fence, reason, "1" if begun else "0"]
+        return bool(self._call["abandon"]([keys.run(lease.run_id), keys.leases], facts))
+
+    def return_run(
+        self, run_id: str, fence: int, *, events: Sequence[str], queue_list: str, message: str, expired_only: bool
+    ) -> bool:
+        """End an attempt that will not end by itself, and queue the next one (or none: an empty message, a dead run).
+
+        `events` are appended in order; `queue_list` is the full key of the Redis list. False: nothing was changed,
+        because the lease is another's, has ended or (`expired_only`) holds.
+        """
+        keys = self._keys
+        return bool(
+            self._call["return_run"](
+                [keys.run(run_id), keys.leases, keys.events, queue_list],
+                [run_id, fence, "1" if expired_only else "0", RECORD_LIFE_S, message, *events],
+            )
+        )
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

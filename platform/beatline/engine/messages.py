@@ -1,0 +1,175 @@
+"""Messages as they lie in a queue's Redis list: made, read, and asked for once more.
+
+The format is kombu's virtual transport with Celery's protocol 2; headers.py has what Beatline adds. A contract test
+compares `new_message` with what Celery itself publishes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from bisect import bisect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import uuid4
+
+from beatline.clock import utc_now
+from beatline.engine import headers as h
+from beatline.errors import MessageTooLargeError
+from beatline.ledger.events import MESSAGE_LIMIT_BYTES, SHOWN_CHARS, Event, storable
+from beatline.ledger.states import EventKind
+from beatline.names import Keys
+
+MAX_PRIORITY: Final = 9
+STEPS: Final = (0, 3, 6, 9)
+"""kombu's priority steps: one list each; its list 0 is read first."""
+SEPARATOR: Final = "\x06\x16"
+
+
+def step_of(priority: int, *, low_first: bool = False) -> int:
+    """The step of the list that a message of this priority goes to: 9 goes first, unless `low_first` (kombu's sense)."""
+    level = max(0, min(MAX_PRIORITY, priority))
+    return STEPS[bisect(STEPS, level if low_first else MAX_PRIORITY - level) - 1]
+
+
+def list_names(queue: str) -> tuple[str, ...]:
+    """The names of all lists of a queue, the first read first; without the installation's prefix."""
+    return tuple(f"{queue}{SEPARATOR}{step}" if step else queue for step in STEPS)
+
+
+def list_key(keys: Keys, queue: str, priority: int, *, low_first: bool = False) -> str:
+    """The full Redis key of the list that a message of this priority goes to."""
+    step = step_of(priority, low_first=low_first)
+    return keys.queue(f"{queue}{SEPARATOR}{step}" if step else queue)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message with what publishing it needs to know; `payload` is the JSON that goes into the list."""
+
+    run_id: str
+    attempt: int
+    day: str
+    task: str
+    queue: str
+    priority: int
+    payload: str
+
+    @classmethod
+    def parse(cls, payload: str | bytes) -> StoredMessage:
+        """Read a message. Raises ValueError if it is none, or not one of Beatline's."""
+        text = payload.decode() if isinstance(payload, bytes) else payload
+        message = json.loads(text)
+        try:
+            head, properties = message["headers"], message["properties"]
+            return cls(
+                run_id=str(head[h.RUN_ID]),
+                attempt=int(head[h.ATTEMPT]),
+                day=str(head[h.DAY]),
+                task=str(head[h.TASK]),
+                queue=str(properties["delivery_info"]["routing_key"]),
+                priority=int(properties.get("priority") or 0),
+                payload=text,
+            )
+        except (KeyError, TypeError) as exc:
+            raise ValueError(f"not a message of Beatline's: {exc!r} is missing") from exc
+
+    def queued_event(self, worker: str | None = None) -> Event:
+        """What the ledger is told when this message has been put into its queue."""
+        return Event(
+            kind=EventKind.QUEUED,
+            run_id=self.run_id,
+            attempt=self.attempt,
+            day=self.day,
+            at=utc_now().timestamp(),
+            task=self.task,
+            queue=self.queue,
+            worker=worker,
+        )
+
+
+def next_attempt(payload: str | bytes, attempt: int, epoch: int = 0) -> StoredMessage:
+    """The same message, asking for another attempt of its run. Raises ValueError if it is no message of Beatline's."""
+    message = json.loads(payload)
+    if not isinstance(message, dict) or not {"headers", "properties"} <= message.keys():
+        raise ValueError("not a message of Beatline's: it has no headers or properties")
+    message["headers"] |= {h.ATTEMPT: attempt, h.EPOCH: epoch, h.PUBLISHED: utc_now().timestamp(), h.STORED: 1}
+    message["properties"] |= {"delivery_tag": str(uuid4())}
+    return StoredMessage.parse(json.dumps(message))
+
+
+def new_message(
+    headers: Mapping[str, Any], body: tuple[str, str, bytes | str], properties: Mapping[str, Any], queue: str
+) -> StoredMessage:
+    """The message that Celery's headers and a serialised body (content type, encoding, text) make for a queue.
+
+    Raises MessageTooLargeError.
+    """
+    content_type, encoding, text = body
+    raw = text.encode() if isinstance(text, str) else text
+    payload = json.dumps(
+        {
+            "body": base64.b64encode(raw).decode("ascii"),
+            "content-encoding": encoding,
+            "content-type": content_type,
+            "headers": dict(headers),
+            "properties": {
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": "", "routing_key": queue},
+                "priority": 0,
+                "body_encoding": "base64",
+                "delivery_tag": str(uuid4()),
+                **properties,
+            },
+        }
+    )
+    check_size(str(headers[h.TASK]), payload)
+    return StoredMessage.parse(payload)
+
+
+def check_size(task: str, payload: str) -> None:
+    """Raises MessageTooLargeError if a message is over what is accepted."""
+    size = len(payload) if payload.isascii() else len(payload.encode())
+    if size > MESSAGE_LIMIT_BYTES:
+        raise MessageTooLargeError(task, size, MESSAGE_LIMIT_BYTES)
+
+
+def accepted_event(message: Mapping[str, Any], queue: str, payload: str) -> Event:
+    """What the ledger is told of a message that was accepted and queued in one step: all of it."""
+    head: Mapping[str, Any] = message["headers"]
+    properties: Mapping[str, Any] = message["properties"]
+    return Event(
+        kind=EventKind.ACCEPTED,
+        queued=True,
+        run_id=head[h.RUN_ID],
+        attempt=attempt_of(head),
+        day=head.get(h.DAY) or utc_now().date().isoformat(),
+        at=head.get(h.PUBLISHED) or utc_now().timestamp(),
+        task=head[h.TASK],
+        queue=queue,
+        args_shown=_shown(head.get("argsrepr")),
+        kwargs_shown=_shown(head.get("kwargsrepr")),
+        priority=properties.get("priority"),
+        schedule=head.get(h.SCHEDULE),
+        slot=head.get(h.SLOT),
+        root_id=head.get("root_id"),
+        parent_id=head.get("parent_id"),
+        eta=head.get("eta"),
+        expires=head.get("expires"),
+        message=payload,
+    )
+
+
+def attempt_of(head: Mapping[str, Any]) -> int:
+    """Which attempt a message asks for; a stock producer's is told by its count of retries."""
+    return int(head.get(h.ATTEMPT) or (int(head.get("retries") or 0) + 1))
+
+
+def is_run(head: object) -> bool:
+    """Whether these are the headers of a task's message, and not of remote control or of an event."""
+    return isinstance(head, Mapping) and h.RUN_ID in head and h.TASK in head
+
+
+def _shown(text: object) -> str | None:
+    return None if text is None else storable(str(text), SHOWN_CHARS)

@@ -1,0 +1,250 @@
+"""A Celery request that holds a lease: whatever ends it ends its attempt first, then its message.
+
+The order matters. A crash between the two leaves a message of an ended attempt, which the next claim drops; the other
+way round the end would be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from billiard.exceptions import WorkerLostError
+from celery.exceptions import Ignore, Reject, Retry
+from celery.worker.state import task_ready
+from kombu.utils.encoding import safe_repr
+from kombu.utils.json import dumps
+from redis.exceptions import RedisError
+
+from beatline.clock import utc_now
+from beatline.engine import headers as h
+from beatline.engine.claim import Lease
+from beatline.engine.lease import End, LeaseKeeper
+from beatline.engine.messages import list_key, next_attempt
+from beatline.engine.seams import ExceptionWithTraceback, Request
+from beatline.ledger.events import SHOWN_CHARS, TRACEBACK_CHARS, Event, storable
+from beatline.ledger.states import EventKind
+from beatline.logs import get_logger
+from beatline.task.base import Replaced
+
+if TYPE_CHECKING:
+    from beatline.settings import Settings
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedMessage:
+    """What the strategy leaves on a message whose attempt it has claimed, for the request that is made of it.
+
+    `limit_s` is the hard time limit of its queue on pools that cannot enforce one.
+    """
+
+    lease: Lease
+    keeper: LeaseKeeper
+    settings: Settings
+    queue: str
+    limit_s: float | None
+
+
+class LeasedRequest(Request):
+    """A request whose attempt was claimed before it was made. Nothing a task raises gets past it unacknowledged."""
+
+    claim: ClaimedMessage
+    _ended = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Put ours around the methods of the subclass that Celery makes for each task, which replace its base's."""
+        super().__init_subclass__(**options)
+        made: Any = cls
+        succeed, execute = made.on_success, made.execute_using_pool
+
+        def on_success(self: LeasedRequest, failed__retval__runtime: Any, **kwargs: Any) -> Any:
+            return self.returned(succeed, failed__retval__runtime, kwargs)
+
+        def execute_using_pool(self: LeasedRequest, pool: Any, **kwargs: Any) -> Any:
+            self.claim.keeper.hand_over(self.claim.lease)
+            return execute(self, pool, **kwargs)
+
+        made.on_success, made.execute_using_pool = on_success, execute_using_pool
+
+    def __init__(self, message: Any, **options: Any) -> None:
+        self.claim = message.claimed
+        super().__init__(message, **options)
+        lease = self.claim.lease
+        self._request_dict |= {h.ATTEMPT: lease.attempt, h.DAY: lease.day, h.FENCE: lease.fence}
+
+    # What Celery tells us, in the order in which it may.
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """A pool took the run: the attempt begins."""
+        limit_s = (self.time_limits or (None,))[0] or self.task.time_limit or self.claim.limit_s
+        self.claim.keeper.begin(self.claim.lease, self.event(EventKind.STARTED), limit_s)
+        super().on_accepted(pid, time_accepted)
+
+    def returned(self, celery: Any, outcome: Any, options: dict[str, Any]) -> Any:
+        """The pool brought a result, or what the task raised; `celery` is what Celery does of it."""
+        if not isinstance(outcome, tuple):
+            # Threads bring what is no Exception (SystemExit) home in place of an outcome, and Celery trips over it.
+            return self._fail_quietly(outcome)
+        failed, shown, runtime = cast("tuple[Any, Any, float]", outcome)
+        if failed and isinstance(_raised(shown), SystemExit | KeyboardInterrupt):
+            # Celery would raise it here, in the worker: the task asked for its own end, not for the worker's.
+            return self._fail_quietly(shown)
+        if not failed:
+            self.end(EventKind.SUCCEEDED, result=str(shown), runtime_s=runtime)
+        return self._guarded(celery, self, outcome, **options)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """A soft limit is the task's affair; the hard one ends it."""
+        if not soft:
+            self.end(EventKind.FAILED, error=f"TimeLimitExceeded({timeout})", reason="it ran into its hard time limit")
+        self._guarded(super().on_timeout, soft, timeout)
+
+    def on_retry(self, exc_info: Any) -> None:
+        """The task asked for another attempt, whose message is in its queue already."""
+        self.end(EventKind.RETRIED, error=safe_repr(exc_info.exception.exc), traceback=str(exc_info.traceback))
+        super().on_retry(exc_info)
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        """The task raised, or the process that ran it died."""
+        exc = _raised(exc_info)
+        if self._died(exc):
+            self._lost(exc)
+        elif isinstance(exc, MemoryError):
+            self._fail_quietly(exc_info)  # Celery would end the worker
+        else:
+            self._end_raised(exc, exc_info)
+            self._guarded(super().on_failure, exc_info, send_failed_event, return_ok)
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        self.end(EventKind.CANCELLED, reason=reason)
+        super()._announce_revoked(reason, terminated, signum, expired)
+
+    def reject(self, requeue: bool = False) -> None:
+        """A message that is to be tried again goes back as the run's next attempt; any other is buried."""
+        if requeue and not self._ended:
+            self._give_back()
+        elif not requeue:
+            self.end(EventKind.DEAD, reason="its message was rejected")
+        super().reject(requeue=False)
+
+    # What we make of it.
+
+    def end(self, kind: EventKind, **facts: Any) -> bool:
+        """End the attempt once; False if the end was refused because the lease had passed to another."""
+        if self._ended:
+            return True
+        self._ended = True
+        state: Literal["ended", "closed"] = "closed" if kind in (EventKind.RETRIED, EventKind.REPLACED) else "ended"
+        return self.claim.keeper.finish(End(self.claim.lease, state, self.event(kind, **facts)))
+
+    def event(self, kind: EventKind, **facts: Any) -> Event:
+        """What the ledger is told of this attempt."""
+        return attempt_event(self.claim, self.type, kind, **facts)
+
+    def _end_raised(self, exc: Any, exc_info: Any) -> None:
+        if isinstance(exc, Replaced):
+            self.end(EventKind.REPLACED)
+        elif isinstance(exc, Ignore):
+            self.end(EventKind.SUCCEEDED, reason="the task asked for its end to be ignored")
+        elif isinstance(exc, Reject):
+            rejected: Any = exc
+            if not rejected.requeue:
+                self.end(EventKind.DEAD, error=safe_repr(rejected.reason), reason="the task rejected its message")
+        elif isinstance(exc, Retry) or self._already_revoked or self._already_cancelled or _terminated(exc):
+            pass  # on_retry and _announce_revoked end it; Celery queues a cancelled one again
+        elif isinstance(exc, WorkerLostError | SystemExit | KeyboardInterrupt):
+            self.end(EventKind.SUCCEEDED, reason="its process died after the result was kept")
+        else:
+            self._end_failed(exc, exc_info)
+
+    def _end_failed(self, exc: BaseException, exc_info: Any) -> None:
+        retries = int(self.request_dict.get("retries") or 0)
+        limit = self.task.max_retries
+        used_up = retries > 0 and limit is not None and retries >= limit
+        self.end(
+            EventKind.DEAD if used_up else EventKind.FAILED,
+            error=safe_repr(exc),
+            traceback=str(exc_info.traceback)[-TRACEBACK_CHARS:],
+            reason=f"its {retries} retries are used up" if used_up else None,
+        )
+
+    def _fail_quietly(self, exc_info: Any) -> None:
+        exc = _raised(exc_info)
+        self._end_failed(exc, exc_info)
+        task_ready(self)
+        self.acknowledge()
+        self.send_event("task-failed", exception=safe_repr(exc), traceback=str(exc_info.traceback))
+
+    def _died(self, exc: object) -> bool:
+        if self._already_revoked or self._already_cancelled or self._ended:
+            return False
+        if not isinstance(exc, WorkerLostError | SystemExit | KeyboardInterrupt):
+            return False
+        return self.ignore_result or not self._success_was_stored()
+
+    def _lost(self, exc: object) -> None:
+        """Its pool process died: the reconciler decides whether the run is tried again."""
+        task_ready(self)
+        self.claim.keeper.abandon(self.claim.lease, f"its pool process died: {exc}")
+        self._ended = True
+        self.acknowledge()
+        self.send_event("task-retried", exception=safe_repr(exc), traceback="")
+        log.warning("pool_process_died", run_id=self.id, task=self.name, error=str(exc))
+
+    def _give_back(self) -> None:
+        claim = self.claim
+        message: Mapping[str, Any] = self.message._raw
+        again = next_attempt(dumps(message), claim.lease.attempt + 1, claim.lease.fence >> 32)
+        low_first = claim.settings.priority_order == "low_first"
+        self._ended = True
+        try:
+            claim.keeper.give_back(
+                claim.lease,
+                [self.event(EventKind.RETURNED).to_json(), again.queued_event().to_json()],
+                list_key(claim.settings.keys, again.queue, again.priority, low_first=low_first),
+                again.payload,
+            )
+        except RedisError as exc:
+            log.warning("lease_left_to_expire", run_id=self.id, error=str(exc))
+
+    def _guarded(self, call: Any, *args: Any, **options: Any) -> Any:
+        """Let Celery do its part. The attempt has its end, so what fails here must not hold the message or the worker."""
+        try:
+            return call(*args, **options)
+        except Exception:
+            log.exception("request_callback_failed", run_id=self.id, task=self.name)
+            self.acknowledge()
+            return None
+
+
+def attempt_event(claim: ClaimedMessage, task: str, kind: EventKind, **facts: Any) -> Event:
+    """What the ledger is told of a claimed attempt; texts are cut to what is shown."""
+    for name, limit in (("result", SHOWN_CHARS), ("error", SHOWN_CHARS), ("reason", SHOWN_CHARS),
+                        ("traceback", TRACEBACK_CHARS)):  # fmt: skip
+        if facts.get(name) is not None:
+            facts[name] = storable(facts[name], limit)
+    return Event(
+        kind=kind,
+        run_id=claim.lease.run_id,
+        attempt=claim.lease.attempt,
+        day=claim.lease.day,
+        at=utc_now().timestamp(),
+        task=task,
+        queue=claim.queue,
+        worker=claim.lease.worker,
+        fence=claim.lease.fence,
+        **facts,
+    )
+
+
+def _raised(exc_info: Any) -> Any:
+    """The exception itself, out of what the pool wraps it in to carry its traceback."""
+    raised = exc_info.exception
+    return raised.exc if isinstance(raised, ExceptionWithTraceback) else raised
+
+
+def _terminated(exc: object) -> bool:
+    return type(exc).__name__ == "Terminated"  # Celery announces it as revoked, which ends the attempt

@@ -1,0 +1,43 @@
+"""Results that say so when they were not kept, instead of waiting for ever."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from celery.exceptions import TimeoutError as CeleryTimeoutError
+from redis.exceptions import RedisError
+
+from beatline.clock import monotonic_s
+from beatline.engine.seams import AsyncResult
+from beatline.errors import ResultNotKeptError
+
+LOOK_S: Final = 1.0
+"""How often a waiting caller looks whether its run has ended without keeping a result."""
+
+
+class KeptResult(AsyncResult):
+    """Celery's result. Raises ResultNotKeptError for a run that has ended and kept none."""
+
+    def get(self, timeout: float | None = None, **options: Any) -> Any:
+        """Wait for the result, at most `timeout` seconds, as Celery does."""
+        if self.ignored:
+            raise ResultNotKeptError(self.id)
+        give_up = None if timeout is None else monotonic_s() + timeout
+        while True:
+            left = LOOK_S if give_up is None else min(LOOK_S, give_up - monotonic_s())
+            try:
+                return super().get(timeout=max(left, 0.001), **options)
+            except CeleryTimeoutError:
+                if self._ended_without():
+                    raise ResultNotKeptError(self.id) from None
+                if give_up is not None and monotonic_s() >= give_up:
+                    raise
+
+    def _ended_without(self) -> bool:
+        """Whether the run's record says that it is over, although no result is there: a result is written first."""
+        installation = self.app.conf["beatline"]
+        try:
+            ended = installation.redis.hget(installation.keys.run(self.id), "state") in ("ended", "dead")
+        except RedisError:
+            return False
+        return ended and not self.ready()

@@ -1,0 +1,159 @@
+"""The parts of Celery 5.7 and kombu 5.7 that the engine rests on, as their sources have them.
+
+The published stubs lack most of them and contradict some. What is declared here is the whole surface that an upgrade of
+Celery must be checked against; a contract test compares it with what is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+__all__ = [
+    "AMQP",
+    "AsyncResult",
+    "Channel",
+    "Connection",
+    "ExceptionWithTraceback",
+    "Logging",
+    "Request",
+    "Router",
+    "StartStopStep",
+    "Task",
+    "Transport",
+]
+
+if TYPE_CHECKING:
+
+    class Request:
+        """celery.worker.request.Request"""
+
+        id: str
+        name: str
+        type: str
+        task: Any
+        message: Any
+        acknowledged: bool
+        ignore_result: bool
+        time_limits: tuple[float | None, float | None] | None
+        delivery_info: Mapping[str, Any]
+        request_dict: dict[str, Any]
+        _request_dict: dict[str, Any]
+        _already_revoked: bool
+        _already_cancelled: bool
+
+        def __init__(self, message: Any, **options: Any) -> None: ...
+        def execute_using_pool(self, pool: Any, **options: Any) -> Any: ...
+        def on_accepted(self, pid: int, time_accepted: float) -> None: ...
+        def on_timeout(self, soft: bool, timeout: float) -> None: ...
+        def on_success(self, failed__retval__runtime: Any, **options: Any) -> Any: ...
+        def on_retry(self, exc_info: Any) -> None: ...
+        def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None: ...
+        def acknowledge(self) -> None: ...
+        def reject(self, requeue: bool = False) -> None: ...
+        def _success_was_stored(self) -> Any: ...
+        def send_event(self, type: str, **fields: Any) -> None: ...
+        def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None: ...
+
+    class Task:
+        """celery.Task"""
+
+        abstract: bool
+        name: str
+        request: Any
+        Strategy: str
+        Request: str
+
+        def on_replace(self, sig: Any) -> Any: ...
+
+    class AMQP:
+        """celery.app.amqp.AMQP"""
+
+        Connection: Any
+        BrokerConnection: Any
+        app: Any
+        routes: Any
+        queues: Any
+        argsrepr_maxsize: int
+        kwargsrepr_maxsize: int
+
+        def __init__(self, app: Any) -> None: ...
+        def as_task_v2(
+            self, task_id: str, name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any
+        ) -> Any: ...
+        def _create_task_sender(self) -> Callable[..., Any]: ...
+
+    class Router:
+        """celery.app.routes.Router"""
+
+        queues: Mapping[str, Any]
+
+        def __init__(self, routes: Any, queues: Any, create_missing: bool, app: Any) -> None: ...
+        def expand_destination(self, route: Any) -> dict[str, Any]: ...
+
+    class Channel:
+        """kombu.transport.redis.Channel"""
+
+        from_transport_options: tuple[str, ...]
+
+        def conn_or_acquire(self, client: Any = None) -> Any: ...
+        def _get_message_priority(self, message: dict[str, Any], reverse: bool = False) -> int: ...
+        def _q_for_pri(self, queue: str, pri: int) -> str: ...
+        def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None: ...
+
+    class Transport:
+        """kombu.transport.redis.Transport"""
+
+        Channel: type
+
+    class Connection:
+        """kombu.Connection"""
+
+        ssl: Any
+
+        def as_uri(self, include_password: bool = False, **options: Any) -> str: ...
+
+    class ExceptionWithTraceback(Exception):
+        """billiard.einfo.ExceptionWithTraceback: how a pool brings an exception home"""
+
+        exc: BaseException
+
+    class Logging:
+        """celery.app.log.Logging"""
+
+        app: Any
+        already_setup: bool
+
+        def __init__(self, app: Any) -> None: ...
+        def setup_logging_subsystem(
+            self, loglevel: Any = None, logfile: Any = None, format: Any = None, colorize: Any = None, **options: Any
+        ) -> Any: ...
+
+    class StartStopStep:
+        """celery.bootsteps.StartStopStep"""
+
+        def include_if(self, parent: Any) -> bool: ...
+        def start(self, parent: Any) -> None: ...
+        def stop(self, parent: Any) -> None: ...
+
+    class AsyncResult:
+        """celery.result.AsyncResult"""
+
+        id: str
+        app: Any
+        ignored: bool
+
+        def get(self, timeout: float | None = None, **options: Any) -> Any: ...
+        def ready(self) -> bool: ...
+
+else:
+    from billiard.einfo import ExceptionWithTraceback
+    from celery import Task
+    from celery.app.amqp import AMQP
+    from celery.app.log import Logging
+    from celery.app.routes import Router
+    from celery.bootsteps import StartStopStep
+    from celery.result import AsyncResult
+    from celery.worker.request import Request
+    from kombu import Connection
+    from kombu.transport.redis import Channel, Transport

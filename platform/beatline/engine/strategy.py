@@ -1,0 +1,164 @@
+"""How a worker takes a task's message: it claims the attempt first, and only then makes a request of it.
+
+Celery builds a strategy per task and asks the task's `Strategy` for it. Ours stands before Celery's own, which makes
+the request, looks at revocation, expiry and time, and hands it to the timer or the pool. Whatever is wrong with a
+message, its run ends as dead and the worker goes on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any, Final
+from uuid import uuid4
+
+from celery.exceptions import InvalidTaskError
+from celery.utils.saferepr import saferepr
+from celery.worker import strategy as celery_strategy
+from kombu.exceptions import ContentDisallowed, DecodeError
+from kombu.utils.encoding import safe_repr
+from kombu.utils.json import dumps
+from redis.exceptions import RedisError
+
+from beatline.clock import monotonic_s, utc_now
+from beatline.engine import headers as h
+from beatline.engine.claim import Claimed, Dropped, Lease
+from beatline.engine.lease import End, LeaseKeeper
+from beatline.engine.messages import accepted_event, attempt_of, is_run
+from beatline.engine.request import ClaimedMessage, attempt_event
+from beatline.engine.worker import keeper_of, settings_of
+from beatline.errors import NameRefusedError
+from beatline.ledger.events import MESSAGE_LIMIT_BYTES
+from beatline.ledger.states import EventKind
+from beatline.logs import get_logger
+from beatline.names import check_run_id
+from beatline.queues.routing import known_queues
+from beatline.secrets import mask
+
+LATER_S: Final = 0.25
+"""How long a message waits whose run's older attempt is still leased, before it goes back to its queue."""
+CLAIM_PATIENCE_S: Final = 60.0
+"""How long a claim is tried while Redis does not answer: the message lies in no queue then, so giving up costs more."""
+
+_PROCESS: Final = uuid4().hex
+_deliveries: Final = itertools.count()
+
+log = get_logger(__name__)
+_celery_log = logging.getLogger("celery.worker.strategy")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a message asks for, as its headers say."""
+
+    run_id: str
+    task: str
+    attempt: int
+    day: str
+    epoch: int
+    queue: str
+    accepted: str
+
+
+def leased(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
+    """The strategy of every task of a Beatline app: its handler runs nothing that it has not claimed."""
+    inner = celery_strategy.default(task, app, consumer)
+    keeper, settings = keeper_of(app), settings_of(app)
+    limits = {} if "prefork" in type(consumer.pool).__module__ else _limits(settings.queues)
+
+    def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **options: Any) -> Any:
+        wanted = _read(message)
+        claimed = _claim(keeper, wanted, consumer.hostname)
+        if isinstance(claimed, Lease):
+            claim = ClaimedMessage(claimed, keeper, settings, wanted.queue, limits.get(wanted.queue))
+            message.claimed = claim
+            return _bury_if_it_fails(claim, wanted.task, inner, message, body, ack, reject, callbacks, **options)
+        if isinstance(claimed, Dropped):
+            log.info("message_dropped", run_id=wanted.run_id, attempt=wanted.attempt, stands=claimed.stands)
+            return ack(_celery_log, consumer.connection_errors)
+        log.info("message_waits_for_older_attempt", run_id=wanted.run_id, attempt=wanted.attempt)
+        return consumer.timer.call_after(LATER_S, reject, (_celery_log, consumer.connection_errors, True))
+
+    return handle
+
+
+def _limits(foreign: tuple[str, ...]) -> dict[str, float]:
+    return {name: float(queue.hard_limit_s) for name, queue in known_queues(foreign).items()}
+
+
+def _bury_if_it_fails(claim: ClaimedMessage, task: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Make a request of the message. One that cannot be made ends the run as dead, and Celery rejects the message."""
+    try:
+        return call(*args, **options)
+    except Exception as exc:
+        if claim.keeper.holds(claim.lease):
+            dead = attempt_event(claim, task, EventKind.DEAD, reason=f"its message cannot be run: {safe_repr(exc)}")
+            claim.keeper.finish(End(claim.lease, "ended", dead))
+        if isinstance(exc, InvalidTaskError | ContentDisallowed | DecodeError):
+            raise
+        log.exception("message_cannot_be_run", run_id=claim.lease.run_id)
+        raise InvalidTaskError(safe_repr(exc)) from exc
+
+
+def _claim(keeper: LeaseKeeper, wanted: _Wanted, worker: str) -> Claimed:
+    give_up, token = monotonic_s() + CLAIM_PATIENCE_S, f"{_PROCESS}.{next(_deliveries)}"
+    while True:
+        try:
+            return keeper.claim(wanted.run_id, wanted.attempt, worker, wanted.day, wanted.epoch, token, wanted.accepted)
+        except RedisError as exc:
+            if monotonic_s() > give_up:
+                raise
+            log.warning("claim_waits_for_redis", run_id=wanted.run_id, error=str(exc))
+            threading.Event().wait(1.0)
+
+
+def _read(message: Any) -> _Wanted:
+    """What the message asks for. Raises InvalidTaskError if its headers do not say it in a way that can be kept."""
+    head = message.headers
+    if not is_run(head):
+        raise InvalidTaskError("a message of Celery's protocol 1, which has no run id in its headers")
+    try:
+        accepted = "" if head.get(h.V) else _introduce(message)
+        return _Wanted(
+            run_id=check_run_id(head[h.RUN_ID]),
+            task=str(head[h.TASK]),
+            attempt=max(1, attempt_of(head)),
+            day=date.fromisoformat(head.get(h.DAY) or utc_now().date().isoformat()).isoformat(),
+            epoch=max(0, int(head.get(h.EPOCH) or 0)),
+            queue=_queue_of(message),
+            accepted=accepted,
+        )
+    except (ValueError, TypeError, KeyError, DecodeError, ContentDisallowed, NameRefusedError) as exc:
+        raise InvalidTaskError(safe_repr(exc)) from exc
+
+
+def _queue_of(message: Any) -> str:
+    """The queue a message came from; with the default exchange its routing key is the queue's name."""
+    delivery: dict[str, Any] = message.delivery_info or {}
+    return str(delivery.get("routing_key") or "")
+
+
+def _introduce(message: Any) -> str:
+    """The accepted event of a message that no Beatline app sent, and Beatline's headers on the message itself.
+
+    Nobody masked what such a message shows of its arguments, so it is done here.
+    """
+    args, kwargs, *_ = message.payload
+    message.headers |= {
+        h.V: h.VERSION,
+        h.ATTEMPT: attempt_of(message.headers),
+        h.DAY: utc_now().date().isoformat(),
+        "argsrepr": saferepr(mask(args)),
+        "kwargsrepr": saferepr(mask(kwargs)),
+    }
+    raw = {**message._raw, "headers": message.headers}
+    payload = dumps(raw)
+    event = accepted_event(raw, _queue_of(message), payload)
+    if len(payload) > MESSAGE_LIMIT_BYTES:
+        log.warning("message_too_large_to_keep", run_id=message.headers[h.RUN_ID], size_bytes=len(payload))
+        event = replace(event, message=None)
+    return event.to_json()

@@ -1,0 +1,189 @@
+"""What a worker process of a Beatline app starts, stops and tells: leases, the run's context, and what it cannot run."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from datetime import date
+from typing import Any, Final
+
+from billiard.process import current_process
+from celery import current_app, signals
+from kombu.utils.encoding import safe_repr
+from redis.exceptions import RedisError
+
+from beatline.clock import utc_now
+from beatline.engine import headers as h
+from beatline.engine.lease import LeaseKeeper
+from beatline.engine.messages import attempt_of
+from beatline.engine.seams import Logging, StartStopStep
+from beatline.errors import NameRefusedError
+from beatline.installation import Installation
+from beatline.ledger.events import FIELD, SHOWN_CHARS, Event, storable
+from beatline.ledger.states import EventKind
+from beatline.logs import bind_run, clear_run, configure, get_logger
+from beatline.names import check_run_id
+from beatline.settings import Settings
+from beatline.task.base import adopt
+
+CONF_KEY: Final = "beatline"
+"""The key of a Celery app's configuration that holds its Installation."""
+_PR_SET_PDEATHSIG: Final = 1
+_RUNNING: Final = 0x1
+"""celery.bootsteps.RUN: the consumer is only restarting."""
+
+log = get_logger(__name__)
+
+
+def installation_of(app: Any) -> Installation:
+    """The installation a Beatline app belongs to. Raises KeyError for an app that is none."""
+    found: Installation = app.conf[CONF_KEY]
+    return found
+
+
+def settings_of(app: Any) -> Settings:
+    """The settings of a Beatline app."""
+    return installation_of(app).settings
+
+
+_keepers: dict[tuple[int, int], LeaseKeeper] = {}
+
+
+def keeper_of(app: Any) -> LeaseKeeper:
+    """The keeper of this process's leases for an app; made when first asked for, one per process."""
+    key = (os.getpid(), id(app))
+    keeper = _keepers.get(key)
+    if keeper is None:
+        keeper = _keepers[key] = LeaseKeeper(settings_of(app))
+    return keeper
+
+
+class Leases(StartStopStep):
+    """A step of the consumer: adopts the tasks before their strategies are built, and keeps the leases."""
+
+    requires = ("celery.worker.consumer.events:Events",)
+
+    def include_if(self, parent: Any) -> bool:
+        """Every worker of a Beatline app has it."""
+        for task in parent.app.tasks.values():
+            adopt(task)
+        return True
+
+    def start(self, parent: Any) -> None:
+        """Begin to renew, in the process that receives messages."""
+        keeper_of(parent.app).start()
+
+    def stop(self, parent: Any) -> None:
+        """The connection was lost: what the restarting consumer has thrown away will not run here.
+
+        A worker that stops keeps all its leases until its pool has ended and the broker has taken its messages back.
+        """
+        if parent.blueprint.state == _RUNNING:
+            keeper_of(parent.app).forget_waiting(pool_was_flushed=bool(parent.pool and parent.pool.flush))
+
+
+class WorkerLogging(Logging):
+    """Celery's logging set-up replaced by ours, for this app and no other in the process."""
+
+    def setup_logging_subsystem(
+        self, loglevel: Any = None, logfile: Any = None, format: Any = None, colorize: Any = None, **options: Any
+    ) -> Any:
+        """Configure logging once; True: it is done, and Celery has nothing to add."""
+        if not self.already_setup:
+            self.already_setup = True
+            level = logging.getLevelName(loglevel) if isinstance(loglevel, int) else loglevel
+            # WARNING is what Celery's commands say when nobody said anything: then BEATLINE_LOG_LEVEL holds.
+            configure(settings_of(self.app), level=None if level == "WARNING" else level, file=logfile)
+        return True
+
+
+def connect_signals() -> None:
+    """Connect what every Beatline process does on Celery's signals. Connecting twice changes nothing."""
+    signals.worker_process_init.connect(_init_pool_process, dispatch_uid="beatline.pool")
+    signals.worker_shutdown.connect(_stop_keeper, dispatch_uid="beatline.leases")
+    signals.task_prerun.connect(_bind, dispatch_uid="beatline.bind")
+    signals.task_postrun.connect(_clear, dispatch_uid="beatline.clear")
+    signals.task_unknown.connect(_bury_unknown, dispatch_uid="beatline.unknown")
+    signals.task_rejected.connect(_bury_rejected, dispatch_uid="beatline.rejected")
+
+
+def _init_pool_process(**_: Any) -> None:
+    """A pool child dies with its parent, so that a killed worker leaves no zombie that still runs its task.
+
+    Elsewhere than on Linux a child notices only when its task ends; its late end is refused by the fence.
+    """
+    in_child = current_process().name != "MainProcess"
+    if sys.platform == "linux" and in_child and CONF_KEY in current_app.conf:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _stop_keeper(sender: Any, **_: Any) -> None:
+    keeper = _keepers.pop((os.getpid(), id(sender.app)), None)
+    if keeper is not None:
+        keeper.stop()
+
+
+def _bind(task: Any, **_: Any) -> None:
+    if CONF_KEY not in task.app.conf:
+        return
+    request = task.request
+    delivery: dict[str, Any] = request.delivery_info or {}
+    request.beatline_bound = bind_run(
+        run_id=request.id,
+        task=task.name,
+        schedule=request.get(h.SCHEDULE),
+        queue=str(delivery.get("routing_key") or ""),
+        attempt=request.get(h.ATTEMPT),
+    )
+
+
+def _clear(task: Any, **_: Any) -> None:
+    bound = task.request.get("beatline_bound")
+    if bound is not None:
+        clear_run(bound)  # back to the run around it, where a task calls another in place
+
+
+def _bury_unknown(sender: Any, message: Any, name: str, **_: Any) -> None:
+    _bury(
+        sender.app,
+        message,
+        f"no worker of its queue knows the task {name!r}: install its module, or add it to BEATLINE_TASK_MODULES",
+    )
+
+
+def _bury_rejected(sender: Any, message: Any, exc: BaseException | None, **_: Any) -> None:
+    if not hasattr(message, "claimed"):  # else the strategy has ended the run
+        _bury(sender.app, message, f"its message cannot be run: {safe_repr(exc)}")
+
+
+def _bury(app: Any, message: Any, reason: str) -> None:
+    """Tell the ledger that a message was parked, if it was a run's."""
+    if CONF_KEY not in app.conf:
+        return
+    head: dict[str, Any] = message.headers
+    delivery: dict[str, Any] = message.delivery_info or {}
+    try:
+        run_id = check_run_id(head[h.RUN_ID])
+        attempt = max(1, attempt_of(head))
+        day = date.fromisoformat(head.get(h.DAY) or utc_now().date().isoformat()).isoformat()
+    except (KeyError, TypeError, ValueError, NameRefusedError) as exc:
+        log.error("message_dropped", reason=reason, unreadable=safe_repr(exc), headers=safe_repr(head)[:SHOWN_CHARS])
+        return
+    event = Event(
+        kind=EventKind.DEAD,
+        run_id=run_id,
+        attempt=attempt,
+        day=day,
+        at=utc_now().timestamp(),
+        task=storable(str(head.get(h.TASK)), SHOWN_CHARS),
+        queue=str(delivery.get("routing_key") or ""),
+        reason=storable(reason, SHOWN_CHARS),
+    )
+    installation = installation_of(app)
+    try:
+        installation.redis.xadd(installation.keys.events, {FIELD: event.to_json()})
+    except RedisError as exc:
+        log.exception("dead_run_not_recorded", run_id=run_id, error=str(exc))

@@ -1,0 +1,119 @@
+"""Every error Beatline raises on purpose.
+
+BeatlineError                 what a user can cause or mend; its text says what is wrong and what to do
+├── SettingsError             one or more settings are missing or wrong; lists all of them
+├── ServiceError              Redis, PostgreSQL or an embedded server is absent, wrong or refuses
+│   ├── NotRunningError       no URL is set and no `beatline up` runs on the data folder
+│   └── SchemaError           the tables are missing, older than the code, or newer
+├── NameRefusedError          a task, queue, schedule or definition name breaks the grammar
+├── UnknownQueueError         published to a queue that nothing declares
+├── MessageTooLargeError      a message over the accepted size
+├── ResultNotKeptError        a result was asked for that is not stored
+├── AttachError               an existing app's setting contradicts a guarantee
+├── DefinitionError           a source, schedule or file of definitions is wrong; names the field
+├── NotFoundError             no schedule, run or definition of that name or id
+└── SecretError               a key is missing, wrong or malformed
+
+The command line prints the text of a BeatlineError and exits 1, without a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+
+class BeatlineError(Exception):
+    """Something a person can mend; the message says how."""
+
+
+class SettingsError(BeatlineError):
+    """One or more settings are missing or wrong; `problems` holds one sentence each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class ServiceError(BeatlineError):
+    """A server that Beatline needs is absent, of a wrong version, or refuses."""
+
+
+class NotRunningError(ServiceError):
+    """No server is configured and no `beatline up` was found."""
+
+    def __init__(self, home: str) -> None:
+        self.home = home
+        super().__init__(
+            f"No Redis or PostgreSQL is configured and no `beatline up` runs on {home}: "
+            "start `beatline up`, or set BEATLINE_REDIS_URL and BEATLINE_DATABASE_URL."
+        )
+
+
+class SchemaError(ServiceError):
+    """The database's tables are not the ones this code was written for: missing, older or newer."""
+
+    def __init__(self, state: Literal["missing", "older", "newer"], message: str) -> None:
+        self.state = state
+        super().__init__(message)
+
+
+class NameRefusedError(BeatlineError):
+    """A name that breaks the grammar of its kind."""
+
+    def __init__(self, kind: str, name: str, rule: str) -> None:
+        self.kind, self.name, self.rule = kind, name, rule
+        super().__init__(f"The {kind} name {name[:80]!r} is not allowed: {rule}.")
+
+
+class UnknownQueueError(BeatlineError):
+    """A task was sent to a queue that nothing declares."""
+
+    def __init__(self, queue: str, known: Sequence[str]) -> None:
+        self.queue, self.known = queue, tuple(known)
+        super().__init__(
+            f"There is no queue {queue!r}: nothing was sent. Known queues: {', '.join(self.known)}. "
+            "Declare a queue of your own in BEATLINE_QUEUES."
+        )
+
+
+class MessageTooLargeError(BeatlineError):
+    """A task's message is over the size that is accepted."""
+
+    def __init__(self, task: str, size_bytes: int, limit_bytes: int) -> None:
+        self.task, self.size_bytes, self.limit_bytes = task, size_bytes, limit_bytes
+        super().__init__(
+            f"The message of task {task!r} has {size_bytes:,} bytes and {limit_bytes:,} are accepted: nothing was "
+            "sent. Store the data (a table, a file, an object store) and pass its id."
+        )
+
+
+class ResultNotKeptError(BeatlineError):
+    """A result was asked for that the task does not keep, or that has expired."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(
+            f"No result is kept for run {run_id}: its task ignores results, or the hour for which they are kept has "
+            "passed. Give the task ignore_result=False; `beatline runs show` has the state of every run."
+        )
+
+
+class AttachError(BeatlineError):
+    """A setting of the attached project contradicts what Beatline guarantees."""
+
+
+class DefinitionError(BeatlineError):
+    """A definition is wrong; the message names the definition and the field."""
+
+
+class NotFoundError(BeatlineError):
+    """Nothing of that kind has this name or id."""
+
+    def __init__(self, kind: str, name: str, hint: str = "") -> None:
+        self.kind, self.name = kind, name
+        super().__init__(f"There is no {kind} {name!r}.{' ' + hint if hint else ''}")
+
+
+class SecretError(BeatlineError):
+    """A secret key is missing, wrong or malformed."""

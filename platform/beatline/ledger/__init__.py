@@ -1,0 +1,1 @@
+"""The history of every run, and what keeps it true: events, recorder, reconciler, retention."""

@@ -1,0 +1,254 @@
+"""Runs whose lease expired: back into their queue as the next attempt, or dead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection
+
+from beatline.engine.claim import Claims
+from beatline.engine.messages import StoredMessage, list_key, next_attempt
+from beatline.errors import SecretError
+from beatline.failpoints import reach
+from beatline.ledger.apply import message_binding
+from beatline.ledger.database import open_engine, sql
+from beatline.ledger.epochs import Server
+from beatline.ledger.events import FIELD, Event
+from beatline.ledger.lost import SILENT, Dead, LostAttempt, decide_lost
+from beatline.ledger.states import ENDED, EventKind
+from beatline.logs import get_logger
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from beatline.installation import Installation
+
+PAGE: Final = 100
+PAGES: Final = 10
+TOLD_AFTER_MS: Final = 60_000
+"""A lease that expired so long ago and cannot be settled is spoken of."""
+
+_RUNS: Final = """
+    SELECT r.id, r.day, r.task, r.queue, r.state, r.attempt, r.message, r.message_attempt
+    FROM {schema}.run_days d JOIN {schema}.runs r ON r.day = d.day AND r.id = d.id WHERE d.id = ANY(:ids)
+"""
+_ATTEMPTS: Final = """
+    SELECT a.run_id, a.attempt, a.outcome, a.worker, a.reason, a.started_at
+    FROM {schema}.run_days d JOIN {schema}.attempts a ON a.day = d.day AND a.run_id = d.id WHERE d.id = ANY(:ids)
+    ORDER BY a.run_id, a.attempt
+"""
+_RECORD: Final = ("state", "attempt", "fence", "worker", "begun", "lost_reason")
+
+log = get_logger(__name__)
+
+
+class _WaitError(Exception):
+    """It cannot be settled in this round; the text says why."""
+
+
+@dataclass(slots=True)
+class _Past:
+    """What PostgreSQL knows of a run, and its attempts by number."""
+
+    day: date
+    task: str
+    queue: str
+    state: str
+    attempt: int
+    message: bytes | None
+    message_attempt: int | None
+    attempts: dict[int, Any] = field(default_factory=dict[int, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    """An expired lease and the record of its run; `fence` is None if Redis has forgotten the record."""
+
+    run_id: str
+    expired_ms: int
+    state: str | None
+    attempt: int
+    fence: int | None
+    worker: str | None
+    begun: bool
+    why: str
+
+
+class ExpiredLeases:
+    """Puts back the runs whose lease expired, a page at a time."""
+
+    def __init__(self, installation: Installation, redis: Redis) -> None:
+        self._installation = installation
+        self._engine = open_engine(installation.settings)
+        self._redis: Any = redis
+        self._keys = installation.keys
+        self._claims = Claims(redis, installation.keys, installation.settings.lease_s)
+        self._told: set[str] = set()
+
+    def put_back(self, server: Server, *, abandoned_only: bool) -> None:
+        """Settle what can be settled; the rest is looked at again in the next round, and holds up nothing.
+
+        Abandoned leases were given up by their holders, so they need no proof of silence.
+        """
+        until_ms = 0 if abandoned_only else server.now_ms
+        waiting: set[str] = set()
+        for _ in range(PAGES):
+            leases = self._page(until_ms, len(waiting))
+            if leases:
+                with self._engine.connect() as conn:
+                    pasts = _pasts(conn, [lease.run_id for lease in leases])
+                waiting |= {lease.run_id for lease in leases if not self._settled(lease, pasts, server)}
+            if len(leases) < PAGE:
+                break
+        self._told &= waiting
+
+    def _page(self, until_ms: int, offset: int) -> list[_Lease]:
+        found = self._redis.zrangebyscore(self._keys.leases, "-inf", until_ms, start=offset, num=PAGE, withscores=True)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for run_id, _ in found:
+                pipe.hmget(self._keys.run(run_id), *_RECORD)
+            records = pipe.execute()
+        return [_lease(run_id, int(score), record) for (run_id, score), record in zip(found, records, strict=True)]
+
+    def _settled(self, lease: _Lease, pasts: Mapping[str, _Past], server: Server) -> bool:
+        try:
+            self._settle(lease, pasts.get(lease.run_id), server)
+        except (_WaitError, SecretError) as exc:
+            late = 0 < lease.expired_ms < server.now_ms - TOLD_AFTER_MS or isinstance(exc, SecretError)
+            if late and lease.run_id not in self._told:
+                self._told.add(lease.run_id)
+                log.error("lost_run_waits", run_id=lease.run_id, reason=str(exc))
+            return False
+        return True
+
+    def _settle(self, lease: _Lease, past: _Past | None, server: Server) -> None:
+        if lease.fence is not None and lease.state != "leased":
+            self._finish(lease, [], None)
+            return
+        if past is None:
+            raise _WaitError("PostgreSQL does not know the run yet")
+        attempt = lease.attempt or past.attempt
+        if past.state in ENDED:
+            if past.attempt < attempt:
+                raise _WaitError(f"PostgreSQL knows attempt {past.attempt} only, and this is {attempt}")
+            self._finish(lease, [], None)
+            return
+        current, before = _current(lease, past, attempt), _lost_before(past, attempt)
+        _check_complete(past, attempt)
+        fate = decide_lost(before, current)
+        again = fate if isinstance(fate, Dead) else self._next(lease.run_id, past, fate.attempt, server)
+        if isinstance(again, Dead):
+            self._finish(lease, [_event(EventKind.DEAD, lease.run_id, past, current, server, again.reason)], None)
+            log.error("run_dead", run_id=lease.run_id, task=past.task, reason=again.reason)
+            return
+        kind = EventKind.LOST if current.begun else EventKind.RETURNED
+        lost = _event(kind, lease.run_id, past, current, server, current.why or None)
+        self._finish(lease, [lost, again.queued_event()], again)
+        log.warning(
+            "run_put_back", run_id=lease.run_id, task=past.task, attempt=again.attempt, reason=current.why or "stopped"
+        )
+
+    def _next(self, run_id: str, past: _Past, attempt: int, server: Server) -> StoredMessage | Dead:
+        if past.message is None:
+            return Dead("its worker died, and its message was too large to be kept for another attempt")
+        plain = self._installation.keyring.decrypt(past.message, bound_to=message_binding(run_id))
+        try:
+            return next_attempt(plain, attempt, server.epoch or 0)
+        except ValueError as exc:
+            return Dead(f"its worker died, and its message cannot be sent again: {exc}")
+
+    def _finish(self, lease: _Lease, events: Sequence[Event], again: StoredMessage | None) -> None:
+        said = [event.to_json() for event in events]
+        low_first = self._installation.settings.priority_order == "low_first"
+        queue = list_key(self._keys, again.queue, again.priority, low_first=low_first) if again else ""
+        reach("reconcile.decided")
+        if lease.fence is None:
+            self._finish_forgotten(lease.run_id, said, queue, again)
+            return
+        self._claims.return_run(
+            lease.run_id,
+            lease.fence,
+            events=said,
+            queue_list=queue or self._keys.queue("default"),  # a key is wanted where no message is sent
+            message=again.payload if again else "",
+            expired_only=True,
+        )
+
+    def _finish_forgotten(self, run_id: str, events: Sequence[str], queue: str, again: StoredMessage | None) -> None:
+        # Records live for a day: no recorder ran for longer. There is no fence to check, and none is needed, because
+        # the claim of the next attempt waits for a worker that still renews this one.
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(self._keys.leases, run_id)
+            for event in events:
+                pipe.xadd(self._keys.events, {FIELD: event})
+            if again:
+                pipe.lpush(queue, again.payload)
+            pipe.execute()
+
+
+def _lease(run_id: str, expired_ms: int, record: Sequence[str | None]) -> _Lease:
+    state, attempt, fence, worker, begun, why = record
+    return _Lease(
+        run_id=run_id,
+        expired_ms=expired_ms,
+        state=state,
+        attempt=int(attempt or 0),
+        fence=int(fence) if fence else None,
+        worker=worker,
+        begun=begun == "1",
+        why=SILENT if why is None else why,
+    )
+
+
+def _pasts(conn: Connection, ids: list[str]) -> dict[str, _Past]:
+    pasts = {
+        row.id: _Past(
+            row.day, row.task, row.queue, row.state, row.attempt,
+            None if row.message is None else bytes(row.message), row.message_attempt,
+        )
+        for row in conn.execute(sql(conn, _RUNS), {"ids": ids})
+    }  # fmt: skip
+    for row in conn.execute(sql(conn, _ATTEMPTS), {"ids": ids}):
+        if row.run_id in pasts:
+            pasts[row.run_id].attempts[row.attempt] = row
+    return pasts
+
+
+def _check_complete(past: _Past, attempt: int) -> None:
+    """Only if every attempt since the stored message was lost is that message still the run's."""
+    for number in range(past.message_attempt or 1, attempt):
+        known = past.attempts.get(number)
+        if known is None or known.outcome not in ("lost", "returned"):
+            raise _WaitError(f"what followed attempt {number} has not reached PostgreSQL yet")
+
+
+def _lost_before(past: _Past, attempt: int) -> list[LostAttempt]:
+    # A worker that stops in good order gives up its runs and says no reason: those do not count.
+    return [
+        LostAttempt(row.attempt, row.outcome == "lost", row.worker, row.reason)
+        for row in past.attempts.values()
+        if row.attempt < attempt and row.outcome in ("lost", "returned") and row.reason
+    ]
+
+
+def _current(lease: _Lease, past: _Past, attempt: int) -> LostAttempt:
+    known = past.attempts.get(attempt)
+    begun = lease.begun or (known is not None and known.started_at is not None)
+    return LostAttempt(attempt, begun, lease.worker or (known.worker if known is not None else None), lease.why)
+
+
+def _event(kind: EventKind, run_id: str, past: _Past, lost: LostAttempt, server: Server, reason: str | None) -> Event:
+    return Event(
+        kind=kind,
+        run_id=run_id,
+        attempt=lost.attempt,
+        day=past.day.isoformat(),
+        at=server.now_ms / 1000,
+        task=past.task,
+        queue=past.queue,
+        worker=lost.worker,
+        reason=reason,
+    )

@@ -1,0 +1,15 @@
+"""The Alembic environment of our schema. A migration's name says its place: `pre` runs before the new code, `post` after.
+
+The revisions are named here too, so that a process can tell an older schema from a newer one without Alembic.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+VERSION_TABLE: Final = "alembic_version"
+
+KNOWN: Final = ("0001",)
+"""Every revision this code knows, oldest first."""
+
+HEAD: Final = KNOWN[-1]

@@ -1,0 +1,1 @@
+"""The named queues, what each is for, and which task goes where."""

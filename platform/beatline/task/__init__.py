@@ -1,0 +1,1 @@
+"""What a task sees: its class, and the run it executes."""

@@ -1,0 +1,66 @@
+"""The task class: Celery's, with our strategy around it. It holds nothing that a task of another class would miss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import MethodType
+from typing import Any, Final
+
+from celery.exceptions import Ignore
+
+from beatline.engine import headers as h
+from beatline.engine.seams import Task as CeleryTask
+
+STRATEGY: Final = "beatline.engine.strategy:leased"
+REQUEST: Final = "beatline.engine.request:LeasedRequest"
+
+
+class Replaced(Ignore):
+    """The attempt ended by putting another task in its place, under the same run id."""
+
+
+class Task(CeleryTask):
+    """The default class of tasks of a Beatline app."""
+
+    abstract = True
+    Strategy = STRATEGY
+    Request = REQUEST
+
+    def on_replace(self, sig: Any) -> Any:
+        """As Celery's; whichever task of the replacement inherits the run id asks for the run's next attempt.
+
+        Raises Replaced, which is Celery's Ignore.
+        """
+        return _on_replace(self, sig)
+
+
+def adopt(task: CeleryTask) -> None:
+    """Give a task of a foreign class the same strategy, on the instance, leaving its class alone."""
+    if isinstance(task, Task):
+        return
+    task.Strategy, task.Request = STRATEGY, REQUEST
+    task.on_replace = MethodType(_on_replace, task)  # type: ignore[method-assign]  # on the instance, and only there
+
+
+def _on_replace(task: Any, sig: Any) -> Any:
+    run_id = task.request.id
+    marks = {h.ATTEMPT: int(task.request.get(h.ATTEMPT) or 1) + 1, h.DAY: task.request.get(h.DAY)}
+    for heir in _heirs(sig, run_id):
+        heir["options"]["headers"] = {**(heir["options"].get("headers") or {}), **marks}
+    try:
+        return CeleryTask.on_replace(task, sig)
+    except Ignore as exc:
+        raise Replaced(*exc.args) from exc
+
+
+def _heirs(sig: Any, run_id: str) -> Iterator[Any]:
+    """Every signature in a replacement that has been given the run id: itself, the end of a chain, a chord's body.
+
+    A chain that was given its ids keeps the tasks it will send apart from those it shows.
+    """
+    if sig["options"].get("task_id") == run_id:
+        yield sig
+    inner: list[Any] = [*(sig["kwargs"].get("tasks") or []), *((getattr(sig, "_frozen", None) or [[]])[0] or [])]
+    body = sig["kwargs"].get("body")
+    for part in [*inner, *([body] if body else [])]:
+        yield from _heirs(part, run_id)

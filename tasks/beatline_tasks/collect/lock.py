@@ -1,0 +1,57 @@
+"""One run of a source at a time: an advisory lock of a PostgreSQL session that is used for nothing else.
+
+The server frees it when the session ends, so a killed worker leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from beatline_tasks.collect.errors import TransientError
+
+# A machine that vanished is noticed by the server in about half a minute; a long read is no idle session.
+_SESSION: Final = (
+    "SET idle_session_timeout TO 0; SET tcp_keepalives_idle TO 15; SET tcp_keepalives_interval TO 5; "
+    "SET tcp_keepalives_count TO 3"
+)
+_TAKE: Final = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
+_FREE: Final = text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))")
+
+
+class SourceLock:
+    """A lock that is held as long as its session lives."""
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+
+    def check(self) -> None:
+        """Return only while the lock is held. Raises TransientError if its session was lost: then another may run."""
+        try:
+            self._conn.execute(text("SELECT 1"))
+        except DBAPIError as exc:
+            raise TransientError(
+                "The connection that holds the source's lock was lost: nothing more is written."
+            ) from exc
+
+
+@contextmanager
+def source_lock(engine: Engine, source_id: UUID) -> Generator[SourceLock | None]:
+    """Hold the source's lock; None if another run holds it."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.detach()  # not back into the pool: closing the session is what frees the lock for certain
+        conn.execute(text(_SESSION))
+        name = {"name": f"beatline source {source_id}"}
+        taken = conn.execute(_TAKE, name).scalar_one()
+        try:
+            yield SourceLock(conn) if taken else None
+        finally:
+            # The server ends a closed session in its own time, and until then the next run would be busy.
+            if taken and not conn.invalidated:
+                with suppress(DBAPIError):
+                    conn.execute(_FREE, name)

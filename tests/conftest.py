@@ -1,0 +1,53 @@
+"""The guards around every test. The fixtures stand in support/serving.py and support/running.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+
+from support import connections, environment, network
+
+environment.scrub()  # before the plugins below import anything of Beatline
+
+pytest_plugins = ["support.serving", "support.running"]
+
+hypothesis_settings.register_profile("beatline", deadline=None, database=None)
+hypothesis_settings.load_profile("beatline")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more process than there are processors, up to eight: half of the time goes into waiting for others."""
+    return min(8, (os.cpu_count() or 1) + 1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def loopback_only() -> Iterator[None]:
+    """Refuse connections from this process to other machines."""
+    with pytest.MonkeyPatch.context() as patch:
+        network.guard(patch)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder, so that a developer's .env and .beatline are out of reach."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def connections_known() -> Iterator[None]:
+    """Know every pool of connections to Redis that a test makes."""
+    with pytest.MonkeyPatch.context() as patch:
+        connections.track(patch)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def connections_closed() -> Iterator[None]:
+    """Close the connections to Redis that the test leaves open."""
+    yield
+    connections.close_all()

@@ -1,0 +1,142 @@
+"""Whatever a task raises and whatever lies in a queue: the run ends with a reason, and the worker goes on."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beatline.engine.messages import list_key
+from beatline.installation import Installation
+from beatline.ledger.events import FIELD
+from support import run_tasks
+from support.apps import open_app
+from support.processes import Spawned, StartProcess, StartWorker
+from support.serving import MakeSettings
+from support.waiting import wait_until
+
+ENV = {"PYTHONPATH": str(Path(run_tasks.__file__).parents[1])}
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings) -> Any:
+    return make_settings(task_modules=("support.run_tasks",), lease_s=3.0, lease_renew_s=1.0)
+
+
+@pytest.fixture
+def app(installation: Installation) -> Iterator[Any]:
+    with open_app(installation.settings) as app:
+        yield app
+
+
+def ends(installation: Installation) -> dict[str, list[tuple[str, str]]]:
+    """Per run its ends in order: (kind, error or reason)."""
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for _, entry in installation.redis.xrange(installation.keys.events):
+        event = json.loads(entry[FIELD])
+        if event["kind"] not in ("accepted", "queued", "started"):
+            found[event["run_id"]].append((event["kind"], event.get("error") or event.get("reason") or ""))
+    return found
+
+
+def settled(app: Any, installation: Installation, worker: Spawned) -> None:
+    """The worker takes the next task, holds no other lease, and has nothing left to acknowledge."""
+    assert app.tasks["test.add"].delay(1, 2).get(timeout=20) == 3
+    assert worker.exit_code is None
+    unacked = f"{installation.settings.key_prefix}unacked"
+    wait_until(lambda: installation.redis.zcard(installation.keys.leases) == 0, what="no lease is left")
+    wait_until(lambda: installation.redis.hlen(unacked) == 0, what="every message is acknowledged")
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_whatever_a_task_raises_ends_its_run(
+    app: Any, installation: Installation, worker: StartWorker, pool: str
+) -> None:
+    running = worker("default", pool=pool, env=ENV)
+    raises = app.tasks["test.raises"]
+    sent = {what: raises.apply_async((what,), ignore_result=True).id for what in ("memory", "unprintable", "carrying")}
+    if pool == "threads":  # in a pool process these end the process, which is another test's matter
+        sent |= {what: raises.apply_async((what,), ignore_result=True).id for what in ("exit", "interrupt")}
+    early = app.tasks["test.early"].delay().id
+    wait_until(lambda: all(ends(installation)[run] for run in sent.values()), 20)
+    assert {what: ends(installation)[run][0][0] for what, run in sent.items()} == dict.fromkeys(sent, "failed")
+    assert "mine" in ends(installation)[sent["carrying"]][0][1]
+    assert "out of it" in ends(installation)[sent["memory"]][0][1]
+    wait_until(lambda: [kind for kind, _ in ends(installation)[early]] == ["returned", "succeeded"], 20)
+    settled(app, installation, running)
+
+
+def push(
+    installation: Installation, run_id: object, body: str, content_type: str = "application/json", **head: Any
+) -> None:
+    """A message as somebody writes it who knows the format, and not what may stand in it."""
+    headers = {"id": run_id, "task": "test.add", "lang": "py", "retries": 0, "timelimit": [None, None], **head}
+    message = {
+        "body": base64.b64encode(body.encode()).decode(),
+        "content-encoding": "utf-8",
+        "content-type": content_type,
+        "headers": headers,
+        "properties": {"correlation_id": run_id, "delivery_mode": 2, "delivery_tag": f"tag-{run_id!r}", "priority": 0,
+                       "delivery_info": {"exchange": "", "routing_key": "default"}, "body_encoding": "base64"},
+    }  # fmt: skip
+    installation.redis.lpush(list_key(installation.keys, "default", 0), json.dumps(message))
+
+
+GOOD = '[[1, 2], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
+HEADERS = {"bl_v": 1, "bl_attempt": 1, "bl_day": "2026-11-22"}
+BAD: dict[str, tuple[str, dict[str, Any]]] = {
+    "not-json": ("{", HEADERS),
+    "short-body": ("[[], {}]", HEADERS),
+    "object-body": ("{}", HEADERS),
+    "stock-short": ("[[]]", {}),
+    "pickle": (GOOD, {**HEADERS, "content_type": "application/x-python-serialize"}),
+    "eta": (GOOD, {**HEADERS, "eta": "tomorrow"}),
+    "far-eta": (GOOD, {**HEADERS, "eta": "9999-12-31T23:59:59-14:00"}),
+    "expires": (GOOD, {**HEADERS, "expires": "never"}),
+}
+UNREADABLE: dict[str, tuple[object, dict[str, Any]]] = {
+    "attempt": ("bad-attempt", {**HEADERS, "bl_attempt": "x"}),
+    "day": ("bad-day", {**HEADERS, "bl_day": "someday"}),
+    "number": (17, HEADERS),
+    "control": ("a\nb", HEADERS),
+    "long": ("x" * 300, HEADERS),
+}
+
+
+def test_a_message_that_cannot_be_run_is_dead_and_its_neighbours_run(
+    app: Any, installation: Installation, worker: StartWorker
+) -> None:
+    running = worker("default", env=ENV)
+    for run_id, (body, head) in BAD.items():
+        options = dict(head)
+        push(installation, run_id, body, options.pop("content_type", "application/json"), **options)
+    for unreadable, head in UNREADABLE.values():
+        push(installation, unreadable, GOOD, **head)
+    wait_until(lambda: all(ends(installation)[run_id] for run_id in BAD), 20)
+    assert {run_id: [kind for kind, _ in ends(installation)[run_id]] for run_id in BAD} == {
+        key: ["dead"] for key in BAD
+    }
+    assert all(reason for run_id in BAD for _, reason in ends(installation)[run_id])
+    settled(app, installation, running)
+
+
+def test_a_lost_connection_leaves_no_run_behind(
+    app: Any, installation: Installation, worker: StartWorker, recorder: StartProcess, tmp_path: Path
+) -> None:
+    recorder()
+    worker("default", concurrency=2, arguments=("--prefetch-multiplier", "4"), env=ENV)
+    held = [app.tasks["test.hold"].delay(str(tmp_path)).id for _ in range(2)]
+    waiting = [app.tasks["test.add"].delay(n, n) for n in range(6)]
+    wait_until(lambda: (tmp_path / "begun").exists() and len((tmp_path / "begun").read_text().splitlines()) == 2)
+    for client in installation.redis.client_list():
+        if "brpop" in client["cmd"]:
+            installation.redis.client_kill(client["addr"])
+    (tmp_path / "go").touch()
+    assert [result.get(timeout=40) for result in waiting] == [n + n for n in range(6)]
+    done = (tmp_path / "done").read_text().splitlines()
+    assert sorted(done) == sorted(f"{run_id} 1" for run_id in held), "what ran went on, once"

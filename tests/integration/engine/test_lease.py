@@ -1,0 +1,161 @@
+"""The keeper of leases: renews whatever else it has to do, and gives no end away."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from beatline.clock import monotonic_s
+from beatline.engine.claim import Claims, Lease
+from beatline.engine.lease import End, LeaseKeeper
+from beatline.installation import Installation
+from beatline.ledger.events import FIELD, Event
+from beatline.ledger.states import EventKind
+from support.servers import Server
+from support.serving import MakeSettings
+from support.waiting import wait_until
+
+DAY = "2026-11-22"
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings) -> object:
+    return make_settings(lease_s=0.9, lease_renew_s=0.3)
+
+
+@pytest.fixture
+def keeper(installation: Installation) -> Iterator[LeaseKeeper]:
+    keeper = LeaseKeeper(installation.settings)
+    keeper.start()
+    yield keeper
+    keeper.stop()
+
+
+def claim(keeper: LeaseKeeper, run_id: str = "r1", attempt: int = 1) -> Lease:
+    lease = keeper.claim(run_id, attempt, "w", DAY, 0, f"{run_id}-{attempt}")
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def end(lease: Lease) -> End:
+    return End(lease, "ended", event(lease, EventKind.SUCCEEDED))
+
+
+def event(lease: Lease, kind: EventKind = EventKind.STARTED) -> Event:
+    return Event(kind=kind, run_id=lease.run_id, attempt=lease.attempt, day=DAY, at=1.0, task="t", queue="q")
+
+
+def kinds(installation: Installation) -> list[str]:
+    told = [json.loads(entry[FIELD]) for _, entry in installation.redis.xrange(installation.keys.events)]
+    return [f"{'began, ' if 'began' in event else ''}{event['kind']}" for event in told]
+
+
+def lives(installation: Installation, run_id: str = "r1") -> bool:
+    """Whether a lease still holds, by the clock of Redis."""
+    score = installation.redis.zscore(installation.keys.leases, run_id)
+    seconds, micros = installation.redis.time()
+    return score is not None and score > seconds * 1000 + micros / 1000
+
+
+def test_a_short_run_s_begin_travels_with_its_end(keeper: LeaseKeeper, installation: Installation) -> None:
+    lease = claim(keeper)
+    keeper.begin(lease, event(lease), None)
+    assert keeper.finish(end(lease))
+    assert kinds(installation) == ["began, succeeded"]
+
+
+def test_a_begin_is_told_while_the_run_lasts(keeper: LeaseKeeper, installation: Installation) -> None:
+    lease = claim(keeper)
+    keeper.begin(lease, event(lease), None)
+    wait_until(lambda: kinds(installation) == ["started"])
+    assert installation.redis.hget(installation.keys.run("r1"), "begun") == "1"
+    assert keeper.finish(end(lease))
+
+
+def test_short_runs_do_not_keep_a_long_one_from_being_renewed(keeper: LeaseKeeper, installation: Installation) -> None:
+    claim(keeper, "long")
+    busy = claim(keeper, "busy-0")
+    keeper.begin(busy, event(busy), None)
+    lapsed = 0
+    for n in range(1, 400):
+        lease = claim(keeper, f"busy-{n}")
+        keeper.begin(lease, event(lease), None)  # there is always one whose begin has not been told
+        lapsed += not lives(installation, "long")
+    assert lapsed == 0
+
+
+def test_a_late_end_leaves_the_next_attempt_its_lease(keeper: LeaseKeeper, installation: Installation) -> None:
+    late = claim(keeper)
+    claims = Claims(installation.redis, installation.keys, 20.0)
+    claims.return_run("r1", late.fence, events=[], queue_list=installation.keys.queue("q"), message="m",
+                      expired_only=False)  # fmt: skip
+    installation.redis.delete(installation.keys.queue("q"))
+    second = claim(keeper, attempt=2)
+    keeper.begin(second, event(second), None)
+    assert not keeper.finish(end(late))
+    assert keeper.holds(second)
+    assert keeper.finish(end(second))
+    assert kinds(installation) == ["refused", "began, succeeded"]
+
+
+def test_a_hung_run_is_renewed_no_more(
+    keeper: LeaseKeeper, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("beatline.engine.lease.HUNG_GRACE_S", 0.0)
+    lease = claim(keeper)
+    keeper.begin(lease, event(lease), 0.1)
+    wait_until(lambda: not lives(installation), what="the lease has expired")
+    assert keeper.held() == ()
+
+
+def test_what_the_pool_never_got_is_forgotten_when_the_connection_is_lost(keeper: LeaseKeeper) -> None:
+    waiting, given, begun = (claim(keeper, name) for name in ("waiting", "given", "begun"))
+    keeper.hand_over(given)
+    keeper.begin(begun, event(begun), None)
+    keeper.forget_waiting(pool_was_flushed=False)
+    assert set(keeper.held()) == {given, begun}
+    keeper.forget_waiting(pool_was_flushed=True)
+    assert keeper.held() == (begun,)
+    assert not keeper.holds(waiting)
+
+
+def test_stopping_gives_up_what_is_held(installation: Installation) -> None:
+    keeper = LeaseKeeper(installation.settings)
+    keeper.start()
+    claim(keeper)
+    keeper.stop()
+    assert installation.redis.zscore(installation.keys.leases, "r1") == 0
+
+
+def test_an_end_outlives_an_outage_and_the_log_stays_quiet(
+    own_redis: Server, make_settings: MakeSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = make_settings(redis_url=own_redis.url, result_url=own_redis.url, lease_s=0.9, lease_renew_s=0.3)
+    installation = Installation(settings)
+    keeper = LeaseKeeper(settings)
+    keeper.start()
+    lease = claim(keeper)
+    with caplog.at_level(logging.WARNING):
+        own_redis.stop()
+        assert keeper.finish(end(lease)), "kept, and sent when Redis is back"
+        wait_until(lambda: "redis_away" in caplog.text)
+        said, since = len(caplog.records), monotonic_s()
+        wait_until(lambda: monotonic_s() > since + 1.5)  # four renewals come due
+        own_redis.start()
+        wait_until(lambda: kinds(installation) == ["succeeded"], 20)
+    assert len(caplog.records) - said <= 5
+    keeper.stop()
+    installation.redis.close()
+
+
+def test_an_answer_that_was_lost_is_asked_for_again(installation: Installation) -> None:
+    claims = Claims(installation.redis, installation.keys, 20.0)
+    first = claims.claim("r1", 1, "w", DAY, token="d1")
+    assert claims.claim("r1", 1, "w", DAY, token="d1") == first
+    assert isinstance(first, Lease)
+    for _ in range(2):
+        assert claims.finish(first, "ended", event(first, EventKind.SUCCEEDED).to_json())
+    assert kinds(installation) == ["succeeded"]

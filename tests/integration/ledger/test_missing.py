@@ -1,0 +1,128 @@
+"""Runs that are queued and in no queue come back; a backlog is left alone, however old it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from beatline.clock import utc_now, utc_today
+from beatline.engine import headers as h
+from beatline.engine.claim import Claims
+from beatline.engine.messages import StoredMessage, list_key
+from beatline.installation import Installation
+from beatline.ledger import missing
+from beatline.ledger.epochs import look
+from beatline.ledger.missing import MissingMessages
+from beatline.ledger.stream import EventStream
+from beatline.ledger.write import write
+from support.ledger import accepted, message, tell, waiting
+
+OLD_S = 600.0
+
+
+@pytest.fixture
+def drain(installation: Installation) -> Callable[[], None]:
+    stream = EventStream(installation.redis, installation.keys)
+    stream.ensure_group()
+
+    def drain() -> None:
+        while entries := stream.read():
+            assert write(installation.engine, entries, installation.keyring) == 0
+            stream.done(entries)
+
+    return drain
+
+
+@pytest.fixture
+def put_back(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[tuple[str, int]]]:
+    monkeypatch.setattr(missing, "EVERY_S", 0.0)
+    search = MissingMessages(installation, installation.redis)
+
+    def put_back() -> list[tuple[str, int]]:
+        """One search; what lies in the queue `default` after it."""
+        search.put_back(look(installation.redis, installation.keys))
+        return [(one.run_id, one.attempt) for one in waiting(installation)]
+
+    return put_back
+
+
+def queued(
+    installation: Installation, run_id: str, age_s: float = OLD_S, *, listed: bool = False, **facts: Any
+) -> None:
+    """A run that was queued so long ago; its message lies in the list only if it is `listed`."""
+    at = (utc_now() - timedelta(seconds=age_s)).timestamp()
+    sent = message(run_id, priority=facts.get("priority", 0))
+    aged = json.loads(sent.payload)
+    aged["headers"][h.PUBLISHED] = at
+    sent = StoredMessage.parse(json.dumps(aged))
+    tell(installation, [accepted(run_id, at=at, message=sent.payload, **facts)])
+    if listed:
+        installation.redis.lpush(list_key(installation.keys, sent.queue, sent.priority), sent.payload)
+
+
+def test_a_message_that_vanished_is_sent_again(
+    installation: Installation, drain: Callable[[], None], put_back: Callable[[], list[tuple[str, int]]]
+) -> None:
+    queued(installation, "gone")
+    queued(installation, "young", age_s=1.0)
+    drain()
+    assert put_back() == [("gone", 1)]
+    drain()
+    assert put_back() == [("gone", 1)], "once: from now on its age counts anew"
+
+
+def test_a_backlog_is_left_alone_and_what_is_missing_before_it_is_found(
+    installation: Installation, drain: Callable[[], None], put_back: Callable[[], list[tuple[str, int]]]
+) -> None:
+    queued(installation, "gone", OLD_S + 60)
+    for n in range(5):
+        queued(installation, f"waits-{n}", OLD_S - n, listed=True)
+    drain()
+    assert put_back() == [*((f"waits-{n}", 1) for n in range(5)), ("gone", 1)]
+
+
+def test_each_priority_is_a_list_of_its_own(
+    installation: Installation, drain: Callable[[], None], put_back: Callable[[], list[tuple[str, int]]]
+) -> None:
+    queued(installation, "urgent", OLD_S, priority=9)
+    queued(installation, "waits", OLD_S + 60, listed=True)
+    drain()
+    assert put_back() == [("urgent", 1), ("waits", 1)]
+    [payload] = installation.redis.lrange(list_key(installation.keys, "default", 9), 0, -1)
+    assert StoredMessage.parse(payload).run_id == "urgent"
+
+
+def test_a_claimed_run_is_left_to_its_lease(
+    installation: Installation, drain: Callable[[], None], put_back: Callable[[], list[tuple[str, int]]]
+) -> None:
+    queued(installation, "reserved")
+    queued(installation, "retried", attempt=2)
+    claims = Claims(installation.redis, installation.keys, 20.0)
+    for run_id in ("reserved", "retried"):
+        claims.claim(run_id, 1, "w@x", utc_today().isoformat())
+    drain()
+    assert put_back() == []
+
+
+def test_a_run_that_waits_for_its_eta_is_not_missing(
+    installation: Installation, drain: Callable[[], None], put_back: Callable[[], list[tuple[str, int]]]
+) -> None:
+    queued(installation, "later", eta=(utc_now() + timedelta(hours=1)).isoformat())
+    drain()
+    assert put_back() == []
+
+
+def test_a_stock_message_at_the_end_of_the_list_stops_the_search_but_not_the_recorder(
+    installation: Installation, drain: Callable[[], None], put_back: Callable[[], list[tuple[str, int]]]
+) -> None:
+    queued(installation, "gone")
+    drain()
+    installation.redis.rpush(list_key(installation.keys, "default", 0), "no json")
+    MissingMessages(installation, installation.redis).put_back(look(installation.redis, installation.keys))
+    assert installation.redis.llen(list_key(installation.keys, "default", 0)) == 1
+    installation.redis.rpop(list_key(installation.keys, "default", 0))
+    assert put_back() == [("gone", 1)]

@@ -1,0 +1,304 @@
+"""What was lost on the way comes back: runs never queued, and runs whose lease expired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import text
+
+from beatline.clock import utc_now, utc_today
+from beatline.engine.claim import Claims, Lease
+from beatline.installation import Installation
+from beatline.ledger import reconcile
+from beatline.ledger.epochs import look
+from beatline.ledger.events import FIELD, Event
+from beatline.ledger.reconcile import Reconciler
+from beatline.ledger.states import EventKind
+from beatline.ledger.store import insert_runs
+from beatline.ledger.stream import EventStream, measure
+from beatline.ledger.write import write
+from beatline.secrets import Keyring, new_key
+from support.ledger import accepted, event, message, new_run, rows, run_row, tell, waiting
+
+if TYPE_CHECKING:
+    from beatline.settings import Settings
+    from support.serving import MakeSettings
+
+Round = Callable[[], None]
+
+
+class _Clock:
+    """A clock of the reconciler's that a test moves: a full lease passes at once."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        self.now_s += 5.0
+        return self.now_s
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings) -> Settings:
+    return make_settings(lease_s=20.0)
+
+
+@pytest.fixture
+def ledger(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> _Ledger:
+    monkeypatch.setattr(reconcile, "monotonic_s", _Clock())
+    return _Ledger(installation)
+
+
+class _Ledger:
+    """A recorder in slow motion: events are drained and rounds are made when the test says so."""
+
+    def __init__(self, installation: Installation) -> None:
+        self.installation = installation
+        self.claims = Claims(installation.redis, installation.keys, 20.0)
+        self._stream = EventStream(installation.redis, installation.keys)
+        self._stream.ensure_group()
+        self._reconciler = Reconciler(installation, installation.redis)
+
+    def drain(self) -> None:
+        while entries := self._stream.read():
+            assert write(self.installation.engine, entries, self.installation.keyring) == 0
+            self._stream.done(entries)
+
+    def round(self, times: int = 6) -> None:
+        """As many rounds as make a lease, by the test's clock."""
+        for _ in range(times):
+            self._reconciler.round(look(self.installation.redis, self.installation.keys))
+
+    def insert(self, *run_ids: str, age_s: float = 10.0, keyring: Keyring | None = None) -> None:
+        with self.installation.engine.begin() as conn:
+            at = utc_now() - timedelta(seconds=age_s)
+            insert_runs(conn, [new_run(r, accepted_at=at) for r in run_ids], keyring or self.installation.keyring)
+
+    def lose(self, run_id: str, attempt: int, worker: str = "w@x", *, begun: bool = True) -> Lease:
+        """A worker takes the run, begins it or not, and is never heard of again."""
+        lease = self.claims.claim(run_id, attempt, worker, utc_today().isoformat())
+        assert isinstance(lease, Lease)
+        if begun:
+            self.claims.begin(lease, _started(lease).to_json())
+        client: Any = self.installation.redis
+        client.zadd(self.installation.keys.leases, {run_id: 1})
+        return lease
+
+    def state(self, run_id: str) -> tuple[str, int]:
+        with self.installation.engine.connect() as conn:
+            row = run_row(conn, run_id)
+        return row["state"], row["attempt"]
+
+    def leases(self) -> list[str]:
+        client: Any = self.installation.redis
+        return list(client.zrange(self.installation.keys.leases, 0, -1))
+
+    def queued(self) -> list[tuple[str, int]]:
+        """What lies in the queue, taken out of it."""
+        found = [(one.run_id, one.attempt) for one in waiting(self.installation)]
+        client: Any = self.installation.redis
+        client.delete(
+            *(self.installation.keys.queue(f"default{part}") for part in ("", "\x06\x163", "\x06\x166", "\x06\x169"))
+        )
+        return found
+
+
+def _started(lease: Lease) -> Event:
+    return event(EventKind.STARTED, lease.run_id, attempt=lease.attempt, worker=lease.worker, fence=lease.fence)
+
+
+def test_a_run_that_was_accepted_and_never_queued_is_published(ledger: _Ledger) -> None:
+    ledger.insert("r1", "r2")
+    ledger.insert("young", age_s=1.0)
+    ledger.round(1)
+    assert sorted(ledger.queued()) == [("r1", 1), ("r2", 1)]
+    assert ledger.state("r1") == ("queued", 1)
+    assert ledger.state("young") == ("accepted", 1)
+    ledger.round(1)  # before the queued events were read
+    ledger.drain()
+    ledger.round(1)
+    assert ledger.queued() == []
+
+
+def test_a_run_whose_queued_event_waits_in_the_stream_is_left_alone(ledger: _Ledger) -> None:
+    ledger.insert("r1", age_s=60.0)
+    client: Any = ledger.installation.redis
+    seconds, _ = client.time()
+    said = event(EventKind.QUEUED, "r1").to_json()
+    client.xadd(ledger.installation.keys.events, {FIELD: said}, id=f"{(seconds - 59) * 1000}-0")
+    assert measure(client, ledger.installation.keys).lag_s >= 58
+    ledger.round(1)
+    assert ledger.queued() == []
+
+
+def test_a_message_that_cannot_be_opened_holds_up_nobody(ledger: _Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    foreign = Keyring.parse(new_key(), source="another installation")
+    ledger.insert(*(f"sealed-{n}" for n in range(reconcile.PAGE)), age_s=100.0, keyring=foreign)
+    ledger.insert("r1")
+    ledger.round(2)
+    assert ledger.queued() == [("r1", 1)]
+    assert ledger.state("sealed-0") == ("accepted", 1)
+    ledger.round(1)
+    assert caplog.text.count("message_unreadable") == reconcile.PAGE  # once each
+
+
+def test_only_one_reconciler_acts(ledger: _Ledger) -> None:
+    ledger.insert("r1")
+    with ledger.installation.engine.begin() as other:
+        other.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('beatline.reconcile:beatline', 0))"))
+        ledger.round()
+        assert ledger.queued() == []
+    ledger.round(1)
+    assert ledger.queued() == [("r1", 1)]
+
+
+def test_a_run_whose_lease_expired_goes_back_as_its_next_attempt(ledger: _Ledger) -> None:
+    tell(ledger.installation, [accepted("r1", priority=5)])
+    ledger.lose("r1", 1)
+    ledger.drain()
+    ledger.round(4)
+    assert ledger.leases() == ["r1"], "not before this Redis has answered for a full lease"
+    ledger.round(2)
+    ledger.drain()
+    assert ledger.queued() == [("r1", 2)]
+    assert ledger.leases() == []
+    assert ledger.state("r1") == ("queued", 2)
+    with ledger.installation.engine.connect() as conn:
+        [attempt] = rows(conn, "attempts")
+    assert (attempt["outcome"], attempt["worker"]) == ("lost", "w@x")
+    assert attempt["reason"] == "its worker stopped renewing its lease"
+    # The late worker's end is refused from now on, and the next attempt may be claimed.
+    assert isinstance(ledger.claims.claim("r1", 2, "other@x", utc_today().isoformat()), Lease)
+
+
+def test_a_lease_that_its_holder_gave_up_needs_no_proof_of_silence(ledger: _Ledger) -> None:
+    tell(ledger.installation, [accepted("died"), accepted("stopped")])
+    ledger.claims.abandon(ledger.lose("died", 1), "its pool process died", begun=True)
+    ledger.claims.abandon(ledger.lose("stopped", 1, begun=False), "", begun=False)
+    ledger.drain()
+    ledger.round(1)
+    ledger.drain()
+    assert sorted(ledger.queued()) == [("died", 2), ("stopped", 2)]
+    with ledger.installation.engine.connect() as conn:
+        told = {row["run_id"]: (row["outcome"], row["reason"]) for row in rows(conn, "attempts")}
+    assert told == {"died": ("lost", "its pool process died"), "stopped": ("returned", None)}
+
+
+def test_a_lease_that_holds_is_left_alone(ledger: _Ledger) -> None:
+    tell(ledger.installation, [accepted("r1")])
+    ledger.claims.claim("r1", 1, "w@x", utc_today().isoformat())
+    ledger.drain()
+    ledger.round()
+    assert ledger.queued() == []
+    assert ledger.leases() == ["r1"]
+
+
+def test_a_run_that_cost_three_workers_is_dead(ledger: _Ledger) -> None:
+    tell(ledger.installation, [accepted("r1")])
+    for attempt, worker in ((1, "a@x"), (2, "b@x"), (3, "c@x")):
+        ledger.lose("r1", attempt, worker)
+        ledger.drain()
+        ledger.round()
+        ledger.drain()
+    assert ledger.queued() == [("r1", 2), ("r1", 3)]
+    with ledger.installation.engine.connect() as conn:
+        row = run_row(conn, "r1")
+        outcomes = sorted(a["outcome"] for a in rows(conn, "attempts"))
+    assert (row["state"], outcomes) == ("dead", ["dead", "lost", "lost"])
+    assert row["reason"].startswith("its worker died three times (a@x, b@x, c@x)")
+    assert ledger.leases() == []
+
+
+def test_a_reserved_run_goes_back_uncounted_until_the_tenth_time(ledger: _Ledger) -> None:
+    tell(ledger.installation, [accepted("r1")])
+    for attempt in range(1, 11):
+        ledger.lose("r1", attempt, begun=False)
+        ledger.drain()
+        ledger.round()
+        ledger.drain()
+    with ledger.installation.engine.connect() as conn:
+        row = run_row(conn, "r1")
+        outcomes = [a["outcome"] for a in rows(conn, "attempts")]
+    assert row["state"] == "dead"
+    assert "10 times before it began" in row["reason"]
+    assert outcomes.count("returned") == 9
+    assert ledger.queued() == [("r1", attempt) for attempt in range(2, 11)]
+
+
+def test_what_a_stopping_worker_gave_back_does_not_count(ledger: _Ledger) -> None:
+    given_back = [event(EventKind.RETURNED, "r1", attempt=n, worker="w@x", fence=n) for n in range(1, 12)]
+    tell(ledger.installation, [accepted("r1"), *given_back])
+    ledger.lose("r1", 12, begun=False)
+    ledger.drain()
+    ledger.round()
+    assert ledger.queued() == [("r1", 13)]
+
+
+def test_the_message_of_a_retry_is_the_one_sent_again(ledger: _Ledger) -> None:
+    retried = event(EventKind.RETRIED, "r1", worker="w@x", fence=1)
+    tell(ledger.installation, [accepted("r1"), retried])
+    ledger.lose("r1", 2)
+    ledger.drain()
+    ledger.round()
+    assert ledger.queued() == [], "attempt 2's own message has not been read yet"
+    assert ledger.leases() == ["r1"]
+    tell(ledger.installation, [accepted("r1", attempt=2, message=message("r1", priority=9, attempt=2).payload)])
+    ledger.drain()
+    ledger.round(1)
+    [again] = waiting(ledger.installation)
+    assert (again.run_id, again.attempt, again.priority) == ("r1", 3, 9)
+
+
+def test_a_run_that_nobody_knows_holds_up_nobody(ledger: _Ledger) -> None:
+    for number in range(150):
+        ledger.lose(f"unknown-{number:03}", 1, begun=False)
+    tell(ledger.installation, [accepted("zz")])
+    ledger.lose("zz", 1)
+    ledger.drain()
+    ledger.round()
+    assert ledger.queued() == [("zz", 2)]
+    assert len(ledger.leases()) == 150
+
+
+def test_a_lease_whose_record_is_forgotten_is_settled_from_postgresql(ledger: _Ledger) -> None:
+    """No recorder ran for longer than a record lives."""
+    tell(ledger.installation, [accepted("r1"), accepted("r2")])
+    client: Any = ledger.installation.redis
+    for run_id in ("r1", "r2"):
+        ledger.lose(run_id, 1)
+        client.delete(ledger.installation.keys.run(run_id))
+    tell(ledger.installation, [event(EventKind.SUCCEEDED, "r2", worker="w@x", fence=2)])
+    ledger.drain()
+    ledger.round()
+    ledger.drain()
+    assert ledger.queued() == [("r1", 2)]
+    assert ledger.leases() == []
+    assert ledger.state("r1") == ("queued", 2)
+    assert ledger.state("r2") == ("succeeded", 1)
+
+
+def test_a_run_that_has_ended_is_not_run_again(ledger: _Ledger) -> None:
+    tell(ledger.installation, [accepted("r1")])
+    lease = ledger.lose("r1", 1)
+    ended = event(EventKind.SUCCEEDED, "r1", worker="w@x", fence=lease.fence)
+    assert ledger.claims.finish(lease, "ended", ended.to_json())
+    client: Any = ledger.installation.redis
+    client.zadd(ledger.installation.keys.leases, {"r1": 0})
+    ledger.drain()
+    ledger.round()
+    assert (ledger.queued(), ledger.leases(), ledger.state("r1")) == ([], [], ("succeeded", 1))
+
+
+def test_a_run_whose_message_was_not_kept_is_dead(ledger: _Ledger) -> None:
+    tell(ledger.installation, [accepted("r1", message=None)])
+    ledger.lose("r1", 1)
+    ledger.drain()
+    ledger.round()
+    ledger.drain()
+    with ledger.installation.engine.connect() as conn:
+        row = run_row(conn, "r1")
+    assert row["state"] == "dead"
+    assert "too large to be kept" in row["reason"]

@@ -1,0 +1,86 @@
+"""What the ledger's tests tell it, and what they read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, RowMapping, text
+
+from beatline.clock import utc_now, utc_today
+from beatline.engine.messages import StoredMessage, new_message
+from beatline.ledger.events import FIELD, Event
+from beatline.ledger.model import SCHEMA, metadata
+from beatline.ledger.states import EventKind
+from beatline.ledger.store import NewRun
+
+if TYPE_CHECKING:
+    from beatline.installation import Installation
+
+
+def event(kind: EventKind, run_id: str, *, attempt: int = 1, day: date | None = None, **facts: Any) -> Event:
+    """An event of a task on the queue `default`; now, if nothing else is said."""
+    said: dict[str, Any] = {"at": utc_now().timestamp(), "task": "tests.work", "queue": "default"} | facts
+    return Event(kind=kind, run_id=run_id, attempt=attempt, day=(day or utc_today()).isoformat(), **said)
+
+
+def message(run_id: str, *, queue: str = "default", priority: int = 0, attempt: int = 1) -> StoredMessage:
+    """A message as a sender makes it."""
+    head = {"id": run_id, "task": "tests.work", "bl_v": 1, "bl_attempt": attempt, "bl_day": utc_today().isoformat(),
+            "bl_epoch": 0, "bl_published": utc_now().timestamp(), "bl_stored": 1}  # fmt: skip
+    return new_message(head, ("application/json", "utf-8", "[[], {}, null]"), {"priority": priority}, queue)
+
+
+def accepted(run_id: str, *, queue: str = "default", attempt: int = 1, **facts: Any) -> Event:
+    """The event of a run that was sent with `.delay()`."""
+    payload = message(run_id, queue=queue, attempt=attempt).payload
+    said: dict[str, Any] = {
+        "queued": True,
+        "args_shown": "()",
+        "kwargs_shown": "{}",
+        "message": payload,
+        "queue": queue,
+    }
+    return event(EventKind.ACCEPTED, run_id, attempt=attempt, **said | facts)
+
+
+def new_run(run_id: str, *, day: date | None = None, **facts: Any) -> NewRun:
+    """A run that is accepted by its row."""
+    said: dict[str, Any] = {"task": "tests.work", "queue": "default", "message": message(run_id).payload,
+                            "accepted_at": utc_now()}  # fmt: skip
+    return NewRun(run_id=run_id, day=day or utc_today(), **said | facts)
+
+
+def tell(installation: Installation, events: Iterable[Event]) -> None:
+    """Append events to the stream, as workers do."""
+    with installation.redis.pipeline(transaction=False) as pipe:
+        for one in events:
+            pipe.xadd(installation.keys.events, {FIELD: one.to_json()})
+        pipe.execute()
+
+
+def rows(conn: Connection, table: str) -> list[dict[str, Any]]:
+    """Every row of a table of ours, in the order of its text."""
+    found = [dict(row) for row in conn.execute(metadata.tables[f"{SCHEMA}.{table}"].select()).mappings()]
+    return sorted(found, key=lambda row: json.dumps(row, default=str))
+
+
+def run_row(conn: Connection, run_id: str) -> RowMapping:
+    """The row of a run."""
+    return conn.execute(text("SELECT * FROM beatline.runs WHERE id = :id"), {"id": run_id}).mappings().one()
+
+
+def waiting(installation: Installation, queue: str = "default") -> list[StoredMessage]:
+    """The messages that lie in a queue's list of the lowest priority, the next one first."""
+    client: Any = installation.redis
+    keys = [
+        installation.keys.queue(name) for name in (queue, f"{queue}\x06\x163", f"{queue}\x06\x166", f"{queue}\x06\x169")
+    ]
+    return [StoredMessage.parse(payload) for key in keys for payload in reversed(client.lrange(key, 0, -1))]
+
+
+def moment(day: date, hour: int = 12) -> float:
+    """Seconds since 1970 at that hour of a day, in UTC."""
+    return datetime(day.year, day.month, day.day, hour, tzinfo=UTC).timestamp()

@@ -235,16 +235,12 @@ class LeaseKeeper:
         with self._lock:
             due = [held for held in self._held.values() if held.untold is not None and held.tell_at <= now]
         for held in due:
-            with self._lock:
-                started, held.untold = held.untold, None
-                gone = held.lease.fence not in self._held  # ended meanwhile, and took its begin along
-            if started is None or gone:
-                continue
-            try:
-                self._upkeep.begin(held.lease, started.to_json())
-            except RedisError:
-                held.untold = started
-                raise
+            started = held.untold
+            if started is None or not self.holds(held.lease):
+                continue  # ended meanwhile, and took its begin along
+            self._upkeep.begin(held.lease, started.to_json())
+            # Only now: an end that overtakes this call takes the begin along, and told twice is told once.
+            held.untold = None
 
     def _renew(self) -> None:
         gone = self._upkeep.renew(self.held())

@@ -76,7 +76,9 @@ def ends(installation: Installation) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for _, entry in installation.redis.xrange(installation.keys.events):
         event = json.loads(entry[FIELD])
-        found[event["task"]] += ["started", event["kind"]] if "began" in event else [event["kind"]]
+        if "began" in event and found[event["task"]][-1:] != ["started"]:  # a short attempt's start comes with its end
+            found[event["task"]].append("started")
+        found[event["task"]].append(event["kind"])
     return found
 
 

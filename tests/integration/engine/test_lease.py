@@ -60,7 +60,10 @@ def lives(installation: Installation, run_id: str = "r1") -> bool:
     return score is not None and score > seconds * 1000 + micros / 1000
 
 
-def test_a_short_run_s_begin_travels_with_its_end(keeper: LeaseKeeper, installation: Installation) -> None:
+def test_a_short_run_s_begin_travels_with_its_end(
+    keeper: LeaseKeeper, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("beatline.engine.lease.BEGIN_LINGER_S", 60.0)
     lease = claim(keeper)
     keeper.begin(lease, event(lease), None)
     assert keeper.finish(end(lease))
@@ -87,7 +90,10 @@ def test_short_runs_do_not_keep_a_long_one_from_being_renewed(keeper: LeaseKeepe
     assert lapsed == 0
 
 
-def test_a_late_end_leaves_the_next_attempt_its_lease(keeper: LeaseKeeper, installation: Installation) -> None:
+def test_a_late_end_leaves_the_next_attempt_its_lease(
+    keeper: LeaseKeeper, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("beatline.engine.lease.BEGIN_LINGER_S", 60.0)
     late = claim(keeper)
     claims = Claims(installation.redis, installation.keys, 20.0)
     claims.return_run("r1", late.fence, events=[], queue_list=installation.keys.queue("q"), message="m",

@@ -43,9 +43,10 @@ def told(installation: Installation) -> dict[str, list[tuple[int, str]]]:
     runs: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for _, entry in installation.redis.xrange(installation.keys.events):
         event = json.loads(entry[FIELD])
-        if "began" in event:  # a short attempt's start travels with its end
+        if "began" in event and (event["attempt"], "started") not in runs[event["run_id"]]:  # it travels with its end
             runs[event["run_id"]].append((event["attempt"], "started"))
-        runs[event["run_id"]].append((event["attempt"], event["kind"]))
+        if (event["attempt"], event["kind"]) not in runs[event["run_id"]]:  # a start may be told twice, which is once
+            runs[event["run_id"]].append((event["attempt"], event["kind"]))
     return runs
 
 

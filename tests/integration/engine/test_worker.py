@@ -7,6 +7,7 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,10 @@ def told(installation: Installation) -> dict[str, list[tuple[int, str]]]:
         if (event["attempt"], event["kind"]) not in runs[event["run_id"]]:  # a start may be told twice, which is once
             runs[event["run_id"]].append((event["attempt"], event["kind"]))
     return runs
+
+
+def was_told(installation: Installation, run_id: str, what: tuple[int, str]) -> bool:
+    return what in told(installation)[run_id]
 
 
 def facts(installation: Installation, run_id: str, kind: str) -> dict[str, Any]:
@@ -124,7 +129,7 @@ def test_a_replacement_keeps_the_run_id(app: Any, installation: Installation, wo
     ):
         result = app.tasks[task].delay(replacement)
         assert result.get(timeout=10) == expected
-        wait_until(lambda run=result.id: (2, "succeeded") in told(installation)[run])  # type: ignore[misc]
+        wait_until(partial(was_told, installation, result.id, (2, "succeeded")))
         assert told(installation)[result.id].count((1, "replaced")) == 1
 
 

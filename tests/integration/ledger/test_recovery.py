@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,10 @@ def _state(installation: Installation, run_id: str) -> RunState | None:
     return next((run.state for run in found if run.id == run_id), None)
 
 
+def _succeeded(installation: Installation, run_id: str) -> bool:
+    return _state(installation, run_id) is RunState.SUCCEEDED
+
+
 def test_a_message_that_a_killed_worker_took_along_is_run_by_another(
     installation: Installation, app: Any, worker: StartWorker, recorder: StartProcess
 ) -> None:
@@ -62,7 +67,7 @@ def test_a_message_that_a_killed_worker_took_along_is_run_by_another(
         if installation.redis.llen(list_key(installation.keys, "default", 0)) == 0:
             break  # it lies in the frozen worker's socket
         os.killpg(victim.pid, signal.SIGCONT)  # it was frozen while it did not wait for a message
-        wait_until(lambda run=sent: _state(installation, run) is RunState.SUCCEEDED)  # type: ignore[misc]
+        wait_until(partial(_succeeded, installation, sent))
     else:
         pytest.fail("the worker was never frozen while it waited for a message")
     victim.kill()

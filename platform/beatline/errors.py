@@ -12,7 +12,10 @@ BeatlineError                 what a user can cause or mend; its text says what 
 ├── AttachError               an existing app's setting contradicts a guarantee
 ├── DefinitionError           a source, schedule or file of definitions is wrong; names the field
 ├── NotFoundError             no schedule, run or definition of that name or id
-└── SecretError               a key is missing, wrong or malformed
+├── SecretError               a key is missing, wrong or malformed
+├── DatasetError              a dataset cannot take the rows it is given
+├── AddressRefusedError       a host's address is private and the setting does not allow that
+└── TransientError            a server of the user's cannot answer now: the run is tried again
 
 The command line prints the text of a BeatlineError and exits 1, without a traceback.
 """
@@ -117,3 +120,26 @@ class NotFoundError(BeatlineError):
 
 class SecretError(BeatlineError):
     """A secret key is missing, wrong or malformed."""
+
+
+class DatasetError(BeatlineError):
+    """A dataset cannot take these rows; trying again would not help."""
+
+
+class AddressRefusedError(BeatlineError):
+    """A host's address is private, and private addresses are not allowed."""
+
+    def __init__(self, host: str, address: str, kind: str) -> None:
+        self.host, self.address, self.kind = host, address, kind
+        super().__init__(
+            f"{host} is {address}, {kind}: nothing was sent. "
+            "If hosts on your own network are meant, set BEATLINE_ALLOW_PRIVATE_ADDRESSES=true for the workers."
+        )
+
+
+class TransientError(BeatlineError):
+    """A server cannot answer now; `retry_after_s` is when it asked to be called again, if it did."""
+
+    def __init__(self, text: str, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(text)

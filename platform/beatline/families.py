@@ -31,16 +31,21 @@ def load_object(path: str) -> Any:
 class Kind:
     """A kind of definition, such as *source*: its pydantic model and what can be done with one.
 
-    `model` and the actions are import paths. The secret fields of a definition are the model's `SecretStr` fields.
-    Actions are called as `action(installation, definition)` and return a `beatline.definitions.Finding`; `check`
-    connects for real. `task` is the task that works on one definition, and takes its name or id.
+    `model`, the actions and `removed` are import paths. The secret fields of a definition are the model's `SecretStr`
+    fields. Actions return a `beatline.definitions.Finding`: those on one definition are called as
+    `action(installation, definition, *, …)`, those on the fleet of all as `action(installation, *, …)`; what stands
+    behind the star becomes arguments and options of the command line. `check` connects for real. `removed` is called as
+    `removed(conn, installation, definition)` in the transaction that removes one, and takes along what hangs on it.
+    `task` is the task that works on one definition, and takes its name or id; None if no single task does.
     """
 
     name: str
     plural: str
     model: str
-    task: str
+    task: str | None = None
     actions: Mapping[str, str] = field(default_factory=dict[str, str])
+    fleet_actions: Mapping[str, str] = field(default_factory=dict[str, str])
+    removed: str | None = None
 
     def load_model(self) -> type[BaseModel]:
         """The pydantic model of the definition's spec."""
@@ -49,9 +54,15 @@ class Kind:
 
     def load_action(self, action: str) -> Callable[..., Any]:
         """The function of an action. Raises BeatlineError if the kind has no such action."""
-        if action not in self.actions:
-            raise BeatlineError(f"A {self.name} cannot be asked to {action}; it knows: {', '.join(self.actions)}.")
-        found: Callable[..., Any] = load_object(self.actions[action])
+        known = {**self.fleet_actions, **self.actions}
+        if action not in known:
+            raise BeatlineError(f"A {self.name} cannot be asked to {action}; it knows: {', '.join(known)}.")
+        found: Callable[..., Any] = load_object(known[action])
+        return found
+
+    def load_removed(self) -> Callable[..., None] | None:
+        """What takes along what hangs on a removed definition."""
+        found: Callable[..., None] | None = None if self.removed is None else load_object(self.removed)
         return found
 
 

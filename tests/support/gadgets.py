@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from beatline.definitions import Definition, Finding, store
 from beatline.families import Kind
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from beatline.installation import Installation
 
 
 class _Strict(BaseModel):
@@ -59,4 +66,44 @@ class Gadget(_Strict):
     key: SecretStr | None = None
 
 
-KIND: Final = Kind(name="gadget", plural="gadgets", model="support.gadgets:Gadget", task="gadget.use_gadget")
+def poke(
+    installation: Installation,
+    definition: Definition,
+    *,
+    where: Annotated[str, "which side"],
+    times: Annotated[int, "how often"] = 1,
+    out: Path = Path("nowhere"),
+    softly: bool = False,
+) -> Finding:
+    """Poke one of them.
+
+    More than a line.
+    """
+    details = {"name": definition.name, "where": where, "times": times, "out": str(out), "softly": softly}
+    return Finding(ok=times < 10, text=f"Poked {definition.name}.", details=details)
+
+
+def count_all(installation: Installation, *, colour: str | None = None) -> Finding:
+    """Count them."""
+    with installation.engine.connect() as conn:
+        found = store.list_definitions(conn, "gadget")
+    rows = tuple({"name": one.name, "colour": one.spec.get("colour")} for one in found)
+    return Finding(ok=True, text=f"{len(rows)}", rows=tuple(row for row in rows if colour in (None, row["colour"])))
+
+
+def removed(conn: Connection, installation: Installation, definition: Definition) -> None:
+    """Take along every other gadget whose label says that it hangs on this one."""
+    for other in store.list_definitions(conn, "gadget"):
+        if other.spec.get("labels", {}).get("on") == definition.name:
+            store.remove(conn, "gadget", other.name, who="removed")
+
+
+KIND: Final = Kind(
+    name="gadget",
+    plural="gadgets",
+    model="support.gadgets:Gadget",
+    task="gadget.use_gadget",
+    actions={"poke_hard": "support.gadgets:poke"},
+    fleet_actions={"count": "support.gadgets:count_all"},
+    removed="support.gadgets:removed",
+)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from sqlalchemy import Connection
 
+from beatline.cli.definition_actions import action_on_all, action_on_one, command_name
 from beatline.cli.definition_options import Given, with_fields
 from beatline.cli.output import AsJson, emit, operator, say
-from beatline.definitions import Definition, Finding, store
+from beatline.definitions import Definition, store
 from beatline.definitions.fields import fields_of
 from beatline.definitions.raw import drop, laid_over
 from beatline.definitions.specs import check, spec_to_edit
@@ -33,17 +34,24 @@ Unset = Annotated[list[str] | None, typer.Option("--unset", metavar="PATH", help
 
 def group_of(kind: Kind) -> typer.Typer:
     """The commands of one kind."""
-    app = typer.Typer(no_args_is_help=True, help=f"Each {kind.name}, for the task {kind.task}.")
+    app = typer.Typer(no_args_is_help=True, help=said_of(kind))
     fields = fields_of(kind.load_model())
     app.command("add")(with_fields(_add(kind), fields))
     app.command("set")(with_fields(_set(kind), fields))
     app.command("list")(_list(kind))
     app.command("show")(_show(kind))
     for action in kind.actions:
-        app.command(action)(_act(kind, action))
+        app.command(command_name(action))(action_on_one(kind, action))
+    for action in kind.fleet_actions:
+        app.command(command_name(action))(action_on_all(kind, action))
     app.command("unpark")(_unpark(kind))
     app.command("remove")(_remove(kind))
     return app
+
+
+def said_of(kind: Kind) -> str:
+    """A kind in one line of help."""
+    return f"Each {kind.name}, for the task {kind.task}." if kind.task else f"Each {kind.name}."
 
 
 @contextmanager
@@ -117,32 +125,6 @@ def _show(kind: Kind) -> Callable[..., None]:
     return show
 
 
-def _act(kind: Kind, action: str) -> Callable[..., None]:
-    def act(name: Name, as_json: AsJson = False) -> None:
-        installation = Installation.load()
-        with transaction(installation) as conn:
-            definition = store.get(conn, kind.name, name)
-        finding: Finding = kind.load_action(action)(installation, definition)
-        if as_json:
-            emit(finding, as_json=True)
-        else:
-            typer.echo(finding.text)
-            if finding.details:
-                emit(finding.details, as_json=False)
-        if definition.parked and not finding.ok:
-            say(
-                f"It is parked: {definition.parked} `beatline {kind.plural} unpark {definition.name}` lets it run again."
-            )
-        if not finding.ok:
-            raise typer.Exit(1)
-
-    act.__doc__ = {
-        "check": f"Try the {kind.name} for real and say in words what is wrong.",
-        "preview": f"Show what the {kind.name} would give, and keep nothing.",
-    }.get(action, f"{action.capitalize()} the {kind.name}.")
-    return act
-
-
 def _unpark(kind: Kind) -> Callable[..., None]:
     def unpark(name: Name) -> None:
         """Let one run again that was parked."""
@@ -156,7 +138,7 @@ def _unpark(kind: Kind) -> Callable[..., None]:
 
 def _remove(kind: Kind) -> Callable[..., None]:
     def remove(name: Name, yes: Yes = False) -> None:
-        """Remove one, with its secrets and its cursor; what it has collected stays."""
+        """Remove one, with its secrets and its cursor; rows in datasets stay."""
         installation = Installation.load()
         with transaction(installation) as conn:
             definition = store.get(conn, kind.name, name)
@@ -165,7 +147,10 @@ def _remove(kind: Kind) -> Callable[..., None]:
             say(f"Scheduled by {', '.join(users)}: those runs will fail. `beatline schedules remove` ends them.")
         if not yes and not typer.confirm(f"Remove {kind.name} {definition.name!r}?", err=True):
             raise typer.Exit(1)
+        removed = kind.load_removed()
         with transaction(installation) as conn:
+            if removed is not None:
+                removed(conn, installation, definition)
             store.remove(conn, kind.name, str(definition.id), who=operator())
         say(f"Removed {kind.name} {definition.name!r}.")
 
@@ -173,6 +158,8 @@ def _remove(kind: Kind) -> Callable[..., None]:
 
 
 def _schedules_of(conn: Connection, kind: Kind, definition: Definition) -> list[str]:
+    if kind.task is None:
+        return []
     names = {definition.name, str(definition.id)}
     return [
         schedule.name

@@ -46,8 +46,9 @@ class Root(TyperGroup):
         kind = _kinds().get(cmd_name)
         if kind is None:
             return None
-        verbs = ", ".join(["add", "set", "list", "show", *kind.actions, "remove"])
-        return TyperCommand(cmd_name, help=f"Each {kind.name}, for {kind.task}: {verbs}.", rich_help_panel=KINDS_PANEL)
+        verbs = ", ".join(["add", "set", "list", "show", *kind.actions, *kind.fleet_actions, "remove"])
+        users = f", for {kind.task}" if kind.task else ""
+        return TyperCommand(cmd_name, help=f"Each {kind.name}{users}: {verbs}.", rich_help_panel=KINDS_PANEL)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         if args and args[0] not in NOUNS:  # what a misspelt noun is compared with

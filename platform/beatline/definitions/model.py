@@ -43,8 +43,9 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What an action found, in words: `ok` decides the exit code, `details` are shown below the text."""
+    """What an action found, in words: `ok` decides the exit code, `details` and the table of `rows` are shown below."""
 
     ok: bool
     text: str
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    rows: tuple[Mapping[str, Any], ...] = ()

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from beatline.datasets.columns import clean
+from beatline.datasets.table import open_dataset
 from beatline.definitions import Definition, Finding, open_spec, store
 from beatline.errors import BeatlineError, ServiceError
 from beatline.ledger.database import guarded
 from beatline_tasks.collect.collecting import read_pages
-from beatline_tasks.collect.columns import clean
 from beatline_tasks.collect.cursor import Progress
-from beatline_tasks.collect.dataset import open_dataset
 from beatline_tasks.collect.errors import SourceError
 from beatline_tasks.collect.http import Fetcher
 from beatline_tasks.collect.rows import Refusals, RowReader, RowRefusedError, Unreadable
@@ -109,7 +109,7 @@ def _names(raw: object) -> list[str]:
 def _try_dataset(installation: Installation, source: Source, name: str) -> None:
     """Open the dataset as a run would, and undo it."""
     with guarded(installation.settings), installation.engine.connect() as conn:
-        open_dataset(conn, source, name)
+        open_dataset(conn, source.dataset or name, source.key, source.typed)
         conn.rollback()
 
 

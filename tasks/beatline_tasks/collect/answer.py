@@ -11,8 +11,9 @@ from typing import IO, Final, Self, cast
 
 import httpx
 
-from beatline_tasks.collect.columns import clean_text
-from beatline_tasks.collect.errors import SourceError, TransientError
+from beatline.datasets.columns import clean_text
+from beatline.errors import TransientError
+from beatline_tasks.collect.errors import SourceError
 from beatline_tasks.collect.headers import mask_secrets
 from beatline_tasks.collect.pagination import without_query
 from beatline_tasks.collect.source import Source

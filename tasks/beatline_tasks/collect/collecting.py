@@ -14,17 +14,17 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from beatline.datasets.table import Counts, Dataset, open_dataset
 from beatline.definitions import Definition, open_spec, store
+from beatline.definitions.lock import DefinitionLock, definition_lock
 from beatline.errors import SecretError
 from beatline.ledger.database import guarded
 from beatline.logs import get_logger
 from beatline_tasks.collect import cursor
 from beatline_tasks.collect.batch import Batch
-from beatline_tasks.collect.dataset import Counts, Dataset, open_dataset
 from beatline_tasks.collect.errors import SourceError
 from beatline_tasks.collect.file import FilePages
 from beatline_tasks.collect.http import Fetcher
-from beatline_tasks.collect.lock import SourceLock, source_lock
 from beatline_tasks.collect.pages import HttpPages, Page, Pages, TooManyPagesError, Validators
 from beatline_tasks.collect.rows import Refusals, RowReader, RowRefusedError
 from beatline_tasks.collect.source import Source
@@ -73,7 +73,7 @@ def collect(installation: Installation, source_id: str, run: RunContext) -> dict
     """
     with guarded(installation.settings):
         definition, source = open_source(installation, source_id)
-        with source_lock(installation.engine, definition.id) as lock:
+        with definition_lock(installation.engine, definition.id) as lock:
             if lock is None:
                 return BUSY
             return _Run(installation, definition, source, run, lock).execute()
@@ -113,7 +113,7 @@ def read_pages(
 
 class _Run:
     def __init__(
-        self, installation: Installation, definition: Definition, source: Source, run: RunContext, lock: SourceLock
+        self, installation: Installation, definition: Definition, source: Source, run: RunContext, lock: DefinitionLock
     ) -> None:
         self._engine = installation.engine
         self._allow_private = installation.settings.allow_private_addresses
@@ -123,7 +123,9 @@ class _Run:
     def execute(self) -> dict[str, Any]:
         """Read, store, and say what was done."""
         with self._engine.begin() as conn:
-            dataset = open_dataset(conn, self._source, self._definition.name)
+            dataset = open_dataset(
+                conn, self._source.dataset or self._definition.name, self._source.key, self._source.typed
+            )
             kept = store.load_state(conn, self._definition)
         state = _State(self._definition, self._source, dataset, kept)
         with Batch() as batch:
@@ -188,7 +190,8 @@ class _Run:
             return
         self._lock.check()
         with self._engine.begin() as conn:
-            self._tally.stored += self._dataset.merge(conn, self._batch, self._run.run_id)
+            if self._batch.rows:
+                self._tally.stored += self._dataset.merge(conn, self._batch.read(), self._run.run_id)
             store.save_state(conn, self._definition, state)
         self._state.kept = state
         self._batch.clear()

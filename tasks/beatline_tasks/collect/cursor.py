@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from beatline_tasks.collect.columns import Value, convert
+from beatline.datasets.columns import Value, convert
 from beatline_tasks.collect.errors import SourceError
 from beatline_tasks.collect.source import CursorSpec, Source
 

@@ -12,9 +12,10 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from beatline.clock import monotonic_s
+from beatline.errors import TransientError
+from beatline.outbound.transport import Deadline, GuardedTransport
 from beatline_tasks.collect.answer import Answer, in_words, read
-from beatline_tasks.collect.connect import Deadline, GuardedTransport
-from beatline_tasks.collect.errors import SourceError, TransientError
+from beatline_tasks.collect.errors import SourceError
 from beatline_tasks.collect.headers import own_headers, retry_after_s
 from beatline_tasks.collect.pagination import without_query
 from beatline_tasks.collect.source import Source

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from celery import Task, shared_task
 
-from beatline.errors import ServiceError
+from beatline.errors import ServiceError, TransientError
 from beatline.task.context import current_run, installation
-from beatline_tasks.collect.errors import SourceError, TransientError
+from beatline_tasks.collect.errors import SourceError
 
 _LONGEST_WAIT_S: Final = 3600
 

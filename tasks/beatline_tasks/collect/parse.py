@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import IO, Final, NoReturn, cast
 
-from beatline_tasks.collect.columns import shown
+from beatline.datasets.columns import shown
 from beatline_tasks.collect.errors import SourceError
 from beatline_tasks.collect.pagination import dig
 from beatline_tasks.collect.rows import Unreadable

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from beatline_tasks.collect.columns import Value, clean, convert, copy_text, shown
+from beatline.datasets.columns import Value, clean, convert, copy_text, shown
 from beatline_tasks.collect.cursor import Position
 from beatline_tasks.collect.source import Source
 

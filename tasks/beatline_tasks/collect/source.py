@@ -16,11 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from beatline_tasks.collect.columns import ColumnType
+from beatline.datasets.columns import RESERVED, ColumnType
 
-SEQUENCE: Final = "beatline_seq"
-"""The order in which rows came, while they are on their way into a dataset."""
-RESERVED: Final = frozenset({"doc", "fetched_at", "run_id", SEQUENCE})
 _COLUMN_BYTES: Final = 63
 """PostgreSQL cuts a longer name silently."""
 Param = str | int | float | bool

@@ -14,12 +14,12 @@ import pytest
 from sqlalchemy import text
 
 from beatline.definitions import store
-from beatline.errors import NotFoundError, SecretError, ServiceError
+from beatline.definitions.lock import definition_lock
+from beatline.errors import AddressRefusedError, NotFoundError, SecretError, ServiceError, TransientError
 from beatline.ledger.database import sql
 from beatline.task.context import RunContext
 from beatline_tasks.collect.collecting import collect
-from beatline_tasks.collect.errors import AddressRefusedError, SourceError, TransientError
-from beatline_tasks.collect.lock import source_lock
+from beatline_tasks.collect.errors import SourceError
 from support.processes import variables_of
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -241,7 +241,7 @@ def test_pages_that_go_round_are_found(
 def test_one_run_of_a_source_at_a_time(web: Web, open_installation: Installation, weather: Any) -> None:
     definition = weather()
     feed(web, days(range(3)))
-    with source_lock(open_installation.engine, definition.id) as held:
+    with definition_lock(open_installation.engine, definition.id) as held:
         assert held is not None
         assert collect(open_installation, "days", run()) == "busy"
     assert not web.asked

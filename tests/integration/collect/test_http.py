@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from beatline.clock import monotonic_s
-from beatline_tasks.collect.errors import AddressRefusedError, SourceError, TransientError
+from beatline.errors import AddressRefusedError, TransientError
+from beatline_tasks.collect.errors import SourceError
 from beatline_tasks.collect.http import Fetcher
 from beatline_tasks.collect.source import Source
 from support.web import Reply, Web, serve

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from beatline_tasks.collect.columns import ColumnType, clean, clean_text, convert, copy_text
+from beatline.datasets.columns import ColumnType, clean, clean_text, convert, copy_text
 
 
 @pytest.mark.parametrize(

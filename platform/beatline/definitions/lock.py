@@ -1,4 +1,4 @@
-"""One run of a source at a time: an advisory lock of a PostgreSQL session that is used for nothing else.
+"""One run of a definition at a time: an advisory lock of a PostgreSQL session that is used for nothing else.
 
 The server frees it when the session ends, so a killed worker leaves nothing behind.
 """
@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from beatline_tasks.collect.errors import TransientError
+from beatline.errors import TransientError
 
 # A machine that vanished is noticed by the server in about half a minute; a long read is no idle session.
 _SESSION: Final = (
@@ -24,7 +24,7 @@ _TAKE: Final = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
 _FREE: Final = text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))")
 
 
-class SourceLock:
+class DefinitionLock:
     """A lock that is held as long as its session lives."""
 
     def __init__(self, conn: Connection) -> None:
@@ -36,20 +36,20 @@ class SourceLock:
             self._conn.execute(text("SELECT 1"))
         except DBAPIError as exc:
             raise TransientError(
-                "The connection that holds the source's lock was lost: nothing more is written."
+                "The connection that holds the definition's lock was lost: nothing more is written."
             ) from exc
 
 
 @contextmanager
-def source_lock(engine: Engine, source_id: UUID) -> Generator[SourceLock | None]:
-    """Hold the source's lock; None if another run holds it."""
+def definition_lock(engine: Engine, definition_id: UUID) -> Generator[DefinitionLock | None]:
+    """Hold the definition's lock; None if another run holds it."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
         conn.detach()  # not back into the pool: closing the session is what frees the lock for certain
         conn.execute(text(_SESSION))
-        name = {"name": f"beatline source {source_id}"}
+        name = {"name": f"beatline definition {definition_id}"}
         taken = conn.execute(_TAKE, name).scalar_one()
         try:
-            yield SourceLock(conn) if taken else None
+            yield DefinitionLock(conn) if taken else None
         finally:
             # The server ends a closed session in its own time, and until then the next run would be busy.
             if taken and not conn.invalidated:

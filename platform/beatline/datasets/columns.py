@@ -14,6 +14,11 @@ COLUMN_TYPES: Final[tuple[str, ...]] = get_args(ColumnType)
 Value = str | int | float | bool | date | datetime
 """What a declared column holds; `datetime` is aware and in UTC."""
 
+SEQUENCE: Final = "beatline_seq"
+"""The order in which rows came, while they are on their way into a dataset."""
+RESERVED: Final = frozenset({"doc", "fetched_at", "run_id", SEQUENCE})
+"""Columns that every dataset has, and no field of a row may take."""
+
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _BIGINT: Final = 2**63
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,19}")

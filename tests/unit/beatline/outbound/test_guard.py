@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from beatline_tasks.collect.errors import AddressRefusedError, TransientError
-from beatline_tasks.collect.guard import refusal, resolve
+from beatline.errors import AddressRefusedError, TransientError
+from beatline.outbound.guard import refusal, resolve
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
-from beatline_tasks.collect.errors import AddressRefusedError, TransientError
+from beatline.errors import AddressRefusedError, TransientError
 
 _METADATA: Final = frozenset({"169.254.169.254", "169.254.170.2", "100.100.100.200", "fd00:ec2::254"})
 _NAT64: Final = IPv6Network("64:ff9b::/96")

@@ -15,7 +15,7 @@ import httpcore
 import httpx
 
 from beatline.clock import monotonic_s
-from beatline_tasks.collect.guard import resolve
+from beatline.outbound.guard import resolve
 
 SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 

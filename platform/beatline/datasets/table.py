@@ -1,4 +1,4 @@
-"""Datasets: tables that collect fills, one row for each natural key.
+"""Datasets: tables that tasks fill, one row for each natural key.
 
 A dataset has the key and the declared fields as columns, the rest of a row in `doc`, and when and by which run it was
 last changed. It is made on first use; a column may be added later, a type or the key may not change.
@@ -7,7 +7,7 @@ last changed. It is made on first use; a column may be added later, a type or th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Final, Protocol, cast
 
@@ -38,12 +38,10 @@ from sqlalchemy.schema import CreateSchema, CreateTable
 from sqlalchemy.types import TypeEngine
 
 from beatline.clock import utc_now
+from beatline.datasets.columns import SEQUENCE, ColumnType
+from beatline.errors import DatasetError
 from beatline.ledger.database import quoted
 from beatline.ledger.model import DATA_SCHEMA, datasets
-from beatline_tasks.collect.batch import Batch
-from beatline_tasks.collect.columns import ColumnType
-from beatline_tasks.collect.errors import DatasetError
-from beatline_tasks.collect.source import SEQUENCE, Source
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _TYPES: Final[Mapping[str, TypeEngine[Any]]] = {
@@ -82,50 +80,47 @@ class Dataset:
         """The table, as SQLAlchemy sees it; the engine fills in the schema's name."""
         return _table(self.name, self.key, self.columns)
 
-    def merge(self, conn: Connection, batch: Batch, run_id: str) -> Counts:
-        """Store a batch in the caller's transaction; of rows with the same key the last one counts."""
-        if not batch.rows:
-            return Counts()
+    def merge(self, conn: Connection, rows: IO[bytes], run_id: str) -> Counts:
+        """Store rows in the caller's transaction; of rows with the same key the last one counts.
+
+        `rows` is in PostgreSQL's COPY format: a number that grows, the columns in order, the rest as JSON.
+        """
         incoming = _incoming(self.columns)
         conn.execute(CreateTable(incoming))
-        _copy(conn, batch.read())
+        _copy(conn, rows)
         counts = conn.execute(_merge(self.table, incoming, self.key, run_id)).one()
         conn.execute(text(f"DROP TABLE {_INCOMING}"))
         return Counts(int(counts.new), int(counts.changed))
 
 
-def dataset_name(source: Source, source_name: str) -> str:
-    """The name of a source's dataset. Raises DatasetError if it cannot be a table's."""
-    name = source.dataset or source_name
-    if _NAME.fullmatch(name):
-        return name
-    what = "dataset" if source.dataset else "source, which its dataset would take,"
-    raise DatasetError(
-        f"The name {name[:80]!r} of the {what} cannot be a table's: lower-case letters, digits and underscore, a letter "
-        "first, at most 63. Set dataset."
-    )
+def check_dataset_name(name: str) -> None:
+    """Raises DatasetError if the name cannot be a table's."""
+    if not _NAME.fullmatch(name):
+        raise DatasetError(
+            f"The name {name[:80]!r} of the dataset cannot be a table's: lower-case letters, digits and underscore, a "
+            "letter first, at most 63. Set dataset."
+        )
 
 
-def open_dataset(conn: Connection, source: Source, source_name: str) -> Dataset:
-    """The source's dataset, made if it does not stand, with the source's columns added that it lacks.
+def open_dataset(conn: Connection, name: str, key: Sequence[str], columns: Mapping[str, ColumnType]) -> Dataset:
+    """The dataset, made if it does not stand, with the columns added that it lacks; `columns` holds the key's, too.
 
-    In the caller's transaction; two at once wait for one another. Raises DatasetError if it cannot take the rows.
+    In the caller's transaction; two at once wait for one another. Raises DatasetError if it cannot take such rows.
     """
-    name = dataset_name(source, source_name)
+    check_dataset_name(name)
     conn.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"beatline dataset {name}", 0))))
-    row = conn.execute(select(datasets).where(datasets.c.name == name)).one_or_none()
-    if row is None:
-        return _make(conn, name, source)
-    key, columns = tuple(row.key), cast("dict[str, ColumnType]", dict(row.columns))
-    _check_key(name, key, source)
-    added: dict[str, ColumnType] = {field: kind for field, kind in source.typed.items() if field not in columns}
-    for field, kind in source.typed.items():
-        if columns.get(field, kind) != kind:
+    found = find_dataset(conn, name)
+    if found is None:
+        return _make(conn, name, tuple(key), columns)
+    _check_key(name, found.key, key)
+    added: dict[str, ColumnType] = {field: kind for field, kind in columns.items() if field not in found.columns}
+    for field, kind in columns.items():
+        if found.columns.get(field, kind) != kind:
             raise DatasetError(
-                f"The dataset {name} has {field!r} as {columns[field]}, the source declares {kind}: "
+                f"The dataset {name} has {field!r} as {found.columns[field]}, and {kind} is declared: "
                 "declare it alike, or set another dataset."
             )
-    dataset = Dataset(name, key, columns | added, row.created_at.isoformat())
+    dataset = Dataset(name, found.key, {**found.columns, **added}, found.made)
     if not inspect(conn).has_table(name, schema=_data_schema(conn)):
         return _make_again(conn, dataset)
     if added:
@@ -133,21 +128,29 @@ def open_dataset(conn: Connection, source: Source, source_name: str) -> Dataset:
     return dataset
 
 
-def _check_key(name: str, key: tuple[str, ...], source: Source) -> None:
-    if set(key) != set(source.key):
+def find_dataset(conn: Connection, name: str) -> Dataset | None:
+    """The dataset of this name; None if there is none."""
+    row = conn.execute(select(datasets).where(datasets.c.name == name)).one_or_none()
+    if row is None:
+        return None
+    return Dataset(name, tuple(row.key), cast("dict[str, ColumnType]", dict(row.columns)), row.created_at.isoformat())
+
+
+def _check_key(name: str, stands: Sequence[str], wanted: Sequence[str]) -> None:
+    if set(stands) != set(wanted):
         raise DatasetError(
-            f"The dataset {name} has the key {', '.join(key)}, the source declares {', '.join(source.key)}: "
+            f"The dataset {name} has the key {', '.join(stands)}, and {', '.join(wanted)} is declared: "
             "declare the same key, or set another dataset."
         )
 
 
-def _make(conn: Connection, name: str, source: Source) -> Dataset:
+def _make(conn: Connection, name: str, key: tuple[str, ...], columns: Mapping[str, ColumnType]) -> Dataset:
     schema = _data_schema(conn)
     if inspect(conn).has_table(name, schema=schema):
         raise DatasetError(f"{schema}.{name} is a table that Beatline did not make: set another dataset.")
     conn.execute(CreateSchema(schema, if_not_exists=True))
     now = utc_now()
-    dataset = Dataset(name, source.key, source.typed, now.isoformat())
+    dataset = Dataset(name, key, columns, now.isoformat())
     conn.execute(CreateTable(dataset.table))
     row = {"name": name, "key": list(dataset.key), "columns": dict(dataset.columns), "created_at": now}
     conn.execute(insert(datasets).values(row))

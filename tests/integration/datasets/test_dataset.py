@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 
+from beatline.datasets.table import Counts, Dataset, open_dataset
+from beatline.errors import DatasetError
 from beatline.ledger.database import sql
 from beatline_tasks.collect.batch import Batch
-from beatline_tasks.collect.dataset import Counts, Dataset, open_dataset
-from beatline_tasks.collect.errors import DatasetError
 from beatline_tasks.collect.rows import RowReader
 from beatline_tasks.collect.source import Source
 
@@ -29,7 +29,7 @@ def source(**more: Any) -> Source:
 
 def opened(installation: Installation, source: Source, name: str = "things") -> Dataset:
     with installation.engine.begin() as conn:
-        return open_dataset(conn, source, name)
+        return open_dataset(conn, source.dataset or name, source.key, source.typed)
 
 
 def merged(installation: Installation, dataset: Dataset, source: Source, *rows: Mapping[str, Any], run: str) -> Counts:
@@ -37,7 +37,7 @@ def merged(installation: Installation, dataset: Dataset, source: Source, *rows: 
     with Batch() as batch, installation.engine.begin() as conn:
         for row in rows:
             batch.add(reader.read(row))
-        return dataset.merge(conn, batch, run)
+        return dataset.merge(conn, batch.read(), run)
 
 
 def stored(installation: Installation, table: str = "things") -> list[Any]:
@@ -103,8 +103,8 @@ def test_a_column_may_be_added_later_and_stays(installation: Installation) -> No
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (source(columns={"n": "text"}), "has 'n' as integer, the source declares text"),
-        (source(key=["id", "day"]), "has the key id, the source declares id, day"),
+        (source(columns={"n": "text"}), "has 'n' as integer, and text"),
+        (source(key=["id", "day"]), "has the key id, and id, day is declared"),
     ],
 )
 def test_a_source_that_contradicts_its_dataset_is_refused(
@@ -142,7 +142,7 @@ def test_a_name_that_can_be_no_table_is_refused(installation: Installation, name
 def test_two_that_make_the_same_dataset_wait_for_one_another(installation: Installation) -> None:
     made: list[Dataset] = []
     with installation.engine.begin() as conn:
-        open_dataset(conn, source(), "things")
+        open_dataset(conn, "things", source().key, source().typed)
         second = threading.Thread(target=lambda: made.append(opened(installation, source())))
         second.start()
         conn.execute(text("SELECT pg_sleep(0.1)"))

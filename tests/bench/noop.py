@@ -129,6 +129,7 @@ class _Left:
             for step in ("", "\x06\x163", "\x06\x166", "\x06\x169"):
                 pipe.llen(f"{self._prefix}default{step}")
             pipe.hlen(f"{self._prefix}unacked")
+            pipe.zcard(f"{self._prefix}leases")
             return sum(map(int, pipe.execute()))
 
 

@@ -172,7 +172,7 @@ class LeaseKeeper:
     def forget_waiting(self, *, pool_was_flushed: bool) -> None:
         """Renew no more what will not run here: messages that no pool was given, or that a flushed pool has thrown away.
 
-        They lie in the broker's `unacked`. Their leases expire by silence, and the reconciler sends them again.
+        Their leases expire by silence, and the reconciler sends them again.
         """
         with self._lock:
             for fence, held in list(self._held.items()):

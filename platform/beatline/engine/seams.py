@@ -16,11 +16,13 @@ __all__ = [
     "Connection",
     "ExceptionWithTraceback",
     "Logging",
+    "RedisQoS",
     "Request",
     "Router",
     "StartStopStep",
     "Task",
     "Transport",
+    "VirtualQoS",
 ]
 
 if TYPE_CHECKING:
@@ -95,11 +97,33 @@ if TYPE_CHECKING:
         """kombu.transport.redis.Channel"""
 
         from_transport_options: tuple[str, ...]
+        qos: Any
+        QoS: type
 
+        def basic_consume(
+            self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **options: Any
+        ) -> Any: ...
         def conn_or_acquire(self, client: Any = None) -> Any: ...
         def _get_message_priority(self, message: dict[str, Any], reverse: bool = False) -> int: ...
         def _q_for_pri(self, queue: str, pri: int) -> str: ...
         def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None: ...
+
+    class VirtualQoS:
+        """kombu.transport.virtual.base.QoS: deliveries that are open, in memory"""
+
+        _delivered: dict[str, Any]
+
+        def __init__(self, channel: Any, prefetch_count: int = 0) -> None: ...
+        def append(self, message: Any, delivery_tag: str) -> None: ...
+        def ack(self, delivery_tag: str) -> None: ...
+
+    class RedisQoS(VirtualQoS):
+        """kombu.transport.redis.QoS: the same book in Redis, too"""
+
+        def append(self, message: Any, delivery_tag: str) -> None: ...
+        def ack(self, delivery_tag: str) -> None: ...
+        def reject(self, delivery_tag: str, requeue: bool = False) -> None: ...
+        def restore_unacked(self, client: Any = None) -> None: ...
 
     class Transport:
         """kombu.transport.redis.Transport"""
@@ -157,3 +181,5 @@ else:
     from celery.worker.request import Request
     from kombu import Connection
     from kombu.transport.redis import Channel, Transport
+    from kombu.transport.redis import QoS as RedisQoS
+    from kombu.transport.virtual.base import QoS as VirtualQoS

@@ -73,6 +73,7 @@ def leased(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
     def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **options: Any) -> Any:
         wanted = _read(message)
         claimed = _claim(keeper, wanted, consumer.hostname)
+        message.settled = claimed is not None
         if isinstance(claimed, Lease):
             claim = ClaimedMessage(claimed, keeper, settings, wanted.queue, limits.get(wanted.queue))
             message.claimed = claim

@@ -2,11 +2,16 @@
 
 It also turns the sense of priorities in the one place where a message meets its list: 9 goes first, and a message keeps
 the number its sender gave, so that retries and chains, which copy it, do not turn it twice.
+
+And it books deliveries only where nothing else answers for them. kombu keeps each delivered message a second time in
+Redis until it is acknowledged, and delivers it anew after a time-out, whether its task still runs or not. A claimed
+message needs neither: its lease tells that it is being worked on, and the ledger has its text.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from kombu.utils.json import dumps
 
@@ -16,12 +21,61 @@ from beatline.engine.messages import MAX_PRIORITY, accepted_event, check_size, i
 from beatline.ledger.events import FIELD, Event
 from beatline.ledger.states import EventKind
 
+SETTLED: Final = "settled"
+"""The attribute of a message that needs no booking: its attempt was claimed, or is not to run."""
+
+
+class QoS(seams.RedisQoS):
+    """kombu's book of deliveries, in Redis only for those that stay open without a lease."""
+
+    def __init__(self, channel: Any, prefetch_count: int = 0) -> None:
+        super().__init__(channel, prefetch_count)
+        self._unbooked: set[str] = set()
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Count the message as delivered; whether it is booked too is known once its consumer has looked at it."""
+        seams.VirtualQoS.append(self, message, delivery_tag)
+        self._unbooked.add(delivery_tag)
+
+    def settle(self, message: Any) -> None:
+        """Book a message that its consumer keeps without having claimed it."""
+        tag = message.delivery_tag
+        if tag in self._unbooked and not getattr(message, SETTLED, False):
+            self._unbooked.discard(tag)
+            super().append(message, tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge; what was never booked costs no round trip."""
+        if delivery_tag in self._unbooked:
+            self._unbooked.discard(delivery_tag)
+            seams.VirtualQoS.ack(self, delivery_tag)
+        else:
+            super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Reject; a claimed message was given back by its request, if it is to be tried again."""
+        if requeue and delivery_tag in self._unbooked:
+            self.settle(self._delivered[delivery_tag])
+        if delivery_tag in self._unbooked:
+            self.ack(delivery_tag)
+        else:
+            super().reject(delivery_tag, requeue)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """Put back what is booked. What is leased is put back by the reconciler."""
+        for tag in self._unbooked:
+            self._delivered.pop(tag, None)
+        self._unbooked.clear()
+        super().restore_unacked(client)
+
 
 class Channel(seams.Channel):
     """A channel that publishes a task's message and its ledger event together.
 
     Without the transport option `beatline_events` (the key of the ledger's stream) it refuses to publish.
     """
+
+    QoS = QoS
 
     beatline_events: str = ""
     beatline_low_first: bool = False
@@ -32,6 +86,19 @@ class Channel(seams.Channel):
         "beatline_events",
         "beatline_low_first",
     )
+
+    def basic_consume(
+        self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **options: Any
+    ) -> Any:
+        """Consume; a delivery is booked after its consumer has looked at it, unless that claimed it."""
+
+        def settle(message: Any) -> Any:
+            try:
+                return callback(message)
+            finally:
+                self.qos.settle(message)
+
+        return super().basic_consume(queue, no_ack, callback if no_ack else settle, consumer_tag, **options)
 
     def _get_message_priority(self, message: dict[str, Any], reverse: bool = False) -> int:
         given: int = super()._get_message_priority(message, reverse=reverse)

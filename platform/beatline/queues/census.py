@@ -72,9 +72,15 @@ def lengths(redis: Redis, keys: Keys, queues: Iterable[str]) -> Mapping[str, int
 
 
 def unacknowledged(redis: Redis, keys: Keys) -> int:
-    """How many messages workers have taken and not acknowledged: running, reserved, or taken by a worker that died."""
+    """How many messages workers have taken and not acknowledged: running, reserved, or taken by a worker that died.
+
+    A claimed message is counted by its lease, any other (of a stock worker, say) by kombu's book.
+    """
     client: Any = redis
-    return int(client.hlen(keys.queue("unacked")))
+    with client.pipeline(transaction=False) as pipe:
+        pipe.zcard(keys.leases)
+        pipe.hlen(keys.queue("unacked"))
+        return sum(map(int, pipe.execute()))
 
 
 def _ask(control: Any, what: str) -> dict[str, Any]:

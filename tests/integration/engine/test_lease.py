@@ -78,6 +78,28 @@ def test_a_begin_is_told_while_the_run_lasts(keeper: LeaseKeeper, installation: 
     assert keeper.finish(end(lease))
 
 
+def test_an_end_that_overtakes_its_begin_takes_it_along(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overtaken: list[bool] = []
+
+    class Overtaken(Claims):
+        """Claims whose begin reaches Redis only after the end did, as two connections may have it."""
+
+        def begin(self, lease: Lease, started: str) -> bool:
+            overtaken.append(keeper.finish(end(lease)))
+            return super().begin(lease, started)
+
+    monkeypatch.setattr("beatline.engine.lease.Claims", Overtaken)
+    keeper = LeaseKeeper(installation.settings)
+    keeper.start()
+    lease = claim(keeper)
+    keeper.begin(lease, event(lease), None)
+    wait_until(lambda: overtaken == [True])
+    keeper.stop()
+    assert kinds(installation) == ["began, succeeded"]
+
+
 def test_short_runs_do_not_keep_a_long_one_from_being_renewed(keeper: LeaseKeeper, installation: Installation) -> None:
     claim(keeper, "long")
     busy = claim(keeper, "busy-0")

@@ -45,8 +45,12 @@ format: setup ## Put every file into the form that check asks for
 lock: setup ## Resolve the dependencies again, for every platform and Python; then run wheels
 	@$(PY) -m uv --no-config pip compile $(RESOLVE) --all-extras --group dev --output-file requirements/beatline.lock pyproject.toml
 	@$(PY) -m uv --no-config pip compile $(RESOLVE) --python-version 3.11 --output-file requirements/virtualenv.lock requirements/virtualenv.in
+	@$(PY) -m uv --no-config pip compile $(IMAGE) --extra pdf --extra duckdb --output-file requirements/production.lock pyproject.toml
+	@$(PY) -m uv --no-config pip compile $(IMAGE) --output-file requirements/build.lock requirements/build.in
 
 RESOLVE := --upgrade --universal --generate-hashes --no-emit-index-url --no-header --quiet
+# What goes into the image, and what builds it, at the versions that were tested.
+IMAGE := $(RESOLVE) --constraint requirements/beatline.lock
 
 wheels: setup ## Ask the index whether every locked package has a wheel for every platform and Python
 	@cd tests && ../$(PY) -m support.wheels

@@ -1,4 +1,4 @@
-"""The guards around every test. The fixtures stand in support/serving.py and support/running.py."""
+"""The guards around every test. The fixtures stand in support/serving.py, running.py and mailing.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support import connections, environment, network
 
 environment.scrub()  # before the plugins below import anything of Beatline
 
-pytest_plugins = ["support.serving", "support.running"]
+pytest_plugins = ["support.serving", "support.running", "support.mailing"]
 
 hypothesis_settings.register_profile("beatline", deadline=None, database=None)
 hypothesis_settings.load_profile("beatline")

@@ -15,6 +15,7 @@ from beatline.errors import AttachError, BeatlineError, ServiceError
 from beatline.installation import Installation, RedisClient, connect_redis
 from beatline.ledger.database import check_schema, guarded
 from beatline.logs import get_logger
+from beatline.pulse import Pulse
 from beatline.secrets import mask_urls
 from beatline_beat.adopt import adopt_statics
 from beatline_beat.entries import BeatlineEntry, Entries
@@ -47,6 +48,7 @@ class BeatlineScheduler(RedBeatScheduler):
         # RedBeat's own receiver waits for the lock before the first tick, and a lost lock ends the process.
         beat_init.disconnect(acquire_distributed_beat_lock)
         self._outage = _Outage()
+        self._pulse = Pulse(settings.health_folder, "beat")
         self._led = 0
 
     def setup_schedule(self) -> None:
@@ -88,6 +90,7 @@ class BeatlineScheduler(RedBeatScheduler):
             with guarded(self.installation.settings):
                 wait_s = self._turn()
             self._outage.over()
+            self._pulse.beat(self.leader.state)
         except (BeatlineError, RedisError, KombuError, SQLAlchemyError) as exc:
             self._outage.say(_sentence(exc, self.installation))
             wait_s = self.max_interval

@@ -12,7 +12,9 @@ from celery.utils.imports import cwd_in_path
 
 from beatline.configuration import GUARANTEED, connections, defaults
 from beatline.engine.amqp import BeatlineAMQP
+from beatline.engine.duty import Duty
 from beatline.engine.results import KeptResult
+from beatline.engine.stopping import Stopping
 from beatline.engine.worker import CONF_KEY, Leases, WorkerLogging, connect_signals
 from beatline.errors import AttachError, SettingsError
 from beatline.families import families
@@ -72,7 +74,7 @@ def attach(app: Celery, settings: Settings | None = None) -> Celery:
     seat.AsyncResult = app.subclass_with_self(KeptResult, name="AsyncResult")
     seat.log = WorkerLogging(app)
     seat.task_cls = Task
-    seat.steps["consumer"].add(Leases)
+    seat.steps["consumer"].update((Leases, Duty, Stopping))
     connect_signals()
     return app
 

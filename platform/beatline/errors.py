@@ -12,6 +12,7 @@ BeatlineError                 what a user can cause or mend; its text says what 
 ├── AttachError               an existing app's setting contradicts a guarantee
 ├── DefinitionError           a source, schedule or file of definitions is wrong; names the field
 ├── NotFoundError             no schedule, run or definition of that name or id
+├── ConflictError             it does not fit how things stand: taken, paused already, still open
 ├── SecretError               a key is missing, wrong or malformed
 ├── DatasetError              a dataset cannot take the rows it is given
 ├── AddressRefusedError       a host's address is private and the setting does not allow that
@@ -116,6 +117,10 @@ class NotFoundError(BeatlineError):
     def __init__(self, kind: str, name: str, hint: str = "") -> None:
         self.kind, self.name = kind, name
         super().__init__(f"There is no {kind} {name!r}.{' ' + hint if hint else ''}")
+
+
+class ConflictError(BeatlineError):
+    """What is asked for is right in itself, and does not fit how things stand now."""
 
 
 class SecretError(BeatlineError):

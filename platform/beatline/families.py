@@ -77,10 +77,26 @@ class OwnSchedule:
 
 
 @dataclass(frozen=True, slots=True)
+class Sealed:
+    """A column of sealed bytes, for `beatline secrets rotate`: its table in Beatline's schema and the primary key.
+
+    `bound_to` and `called` name a row's values in braces: "run:{id}". `shown` are columns that `called` needs beside
+    the key.
+    """
+
+    table: str
+    column: str
+    key: tuple[str, ...]
+    bound_to: str
+    called: str
+    shown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """A queue, the task modules that feed it, and their kinds of definition.
 
-    Tasks named `<name>.…` go to `queue`, unless the caller names another.
+    Tasks named `<name>.…` go to `queue`, or to the queue that `routes` has for them, unless the caller names another.
     """
 
     name: str
@@ -88,6 +104,8 @@ class Family:
     modules: tuple[str, ...]
     kinds: tuple[Kind, ...] = ()
     schedules: tuple[OwnSchedule, ...] = ()
+    sealed: tuple[Sealed, ...] = ()
+    routes: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @cache

@@ -74,6 +74,10 @@ class Keys:
         """Hash of a claimed run: attempt, state, fence, worker, begun. Lives 24 h past its last change."""
         return f"{self.prefix}run:{run_id}"
 
+    def cache(self, name: str) -> str:
+        """String that `maintenance.warm_cache` filled, for an application to read. Lives for the TTL of its entry."""
+        return f"{self.prefix}cache:{name}"
+
     @property
     def leases(self) -> str:
         """Sorted set: run id → when its lease ends, in ms of the Redis server's clock."""
@@ -98,6 +102,14 @@ class Keys:
     def redbeat(self) -> str:
         """Prefix of RedBeat's own keys."""
         return f"{self.prefix}redbeat:"
+
+    def email_connections(self, host: str) -> str:
+        """Sorted set: open connections to a mail host → when they count as gone, in ms of the server's clock."""
+        return f"{self.prefix}email:connections:{host.lower()}"
+
+    def email_down(self, place: str) -> str:
+        """Hash: why a mail server, host:port, did not answer, and when it is tried next. Lives minutes."""
+        return f"{self.prefix}email:down:{place.lower()}"
 
     @property
     def permanent(self) -> tuple[str, ...]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import fcntl
 import os
 import re
 import secrets
 import stat
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -113,16 +114,87 @@ def ensure_keys(home: Path) -> Path:
     return path
 
 
-class Keyring:
-    """The keys that seal what is stored: the first encrypts, all decrypt. Its repr shows ids only."""
+def put_new_key(home: Path) -> str:
+    """Put a new key in front of those in the key file of a data folder; its id. The file is replaced whole (0600).
 
-    __slots__ = ("_keys", "_source")
+    Two at once wait for one another: no key is lost. Raises SecretError if there is no such file.
+    """
+    path = home / KEY_FILE
+    with _only_writer(home):
+        kept = _read_file(path)
+        Keyring.parse(kept, source=str(path))
+        made = new_key()
+        draft = home / f".{KEY_FILE}.{os.getpid()}.{secrets.token_hex(4)}"
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(f"{made}\n{kept}")
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    return made.partition(":")[0]
+
+
+@contextmanager
+def _only_writer(home: Path) -> Generator[None]:
+    try:
+        handle = os.open(home / f".{KEY_FILE}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise SecretError(f"The data folder {home} cannot be written: {exc.strerror}.") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _read_file(path: Path) -> str:
+    """The text of a key file. Raises SecretError if it is absent, or may be read by others."""
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text("ascii")
+    except FileNotFoundError:
+        raise SecretError(
+            f"There is no secret key: BEATLINE_SECRET_KEYS is not set and {path} does not exist. "
+            "`beatline up` makes that file; elsewhere set BEATLINE_SECRET_KEYS to the same keys on every machine."
+        ) from None
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
+        raise SecretError(f"The key file {path} cannot be read: {reason}.") from None
+    if stat.S_IMODE(mode) & 0o077:
+        raise SecretError(f"The key file {path} can be read by others: run chmod 600 on it.")
+    return text
+
+
+def head_of(key_id: str) -> bytes:
+    """How everything begins that was sealed with this key."""
+    return bytes((_VERSION, len(key_id))) + key_id.encode("ascii")
+
+
+def key_id_of(sealed: bytes) -> str | None:
+    """The id of the key that sealed these bytes; None if they are none that a key has sealed."""
+    if len(sealed) < 2 or sealed[0] != _VERSION or len(sealed) < 2 + sealed[1] + _NONCE_BYTES:
+        return None
+    return sealed[2 : 2 + sealed[1]].decode("ascii", "replace")
+
+
+class Keyring:
+    """The keys that seal what is stored: the first encrypts, all decrypt. Its repr shows ids only.
+
+    A keyring of a key file reads it again once it was replaced: a new key reaches the processes that run.
+    """
+
+    __slots__ = ("_file", "_keys", "_source", "_stamp")
 
     def __init__(self, keys: Mapping[str, bytes], *, source: str = "BEATLINE_SECRET_KEYS") -> None:
         if not keys:
             raise SecretError(f"{source} holds no key. {_EXAMPLE}")
         self._keys = {key_id: AESGCM(key) for key_id, key in keys.items()}
         self._source = source
+        self._file: Path | None = None
+        self._stamp: tuple[int, int] | None = None
 
     @classmethod
     def load(cls, settings: Settings) -> Keyring:
@@ -130,20 +202,10 @@ class Keyring:
         if settings.secret_keys is not None:
             return cls.parse(settings.secret_keys.get_secret_value(), source="BEATLINE_SECRET_KEYS")
         path = settings.home / KEY_FILE
-        try:
-            mode = path.stat().st_mode
-            text = path.read_text("ascii")
-        except FileNotFoundError:
-            raise SecretError(
-                f"There is no secret key: BEATLINE_SECRET_KEYS is not set and {path} does not exist. "
-                "`beatline up` makes that file; elsewhere set BEATLINE_SECRET_KEYS to the same keys on every machine."
-            ) from None
-        except (OSError, UnicodeDecodeError) as exc:
-            reason = exc.strerror if isinstance(exc, OSError) else "it is not text"
-            raise SecretError(f"The key file {path} cannot be read: {reason}.") from None
-        if stat.S_IMODE(mode) & 0o077:
-            raise SecretError(f"The key file {path} can be read by others: run chmod 600 on it.")
-        return cls.parse(text, source=str(path))
+        stamp = _stamp(path)
+        ring = cls.parse(_read_file(path), source=str(path))
+        ring._file, ring._stamp = path, stamp
+        return ring
 
     @classmethod
     def parse(cls, text: str, *, source: str) -> Keyring:
@@ -163,17 +225,19 @@ class Keyring:
 
     def encrypt(self, plain: bytes, *, bound_to: str) -> bytes:
         """Sealed bytes that open only for the same `bound_to`."""
+        self._look_again()
         key_id, key = next(iter(self._keys.items()))
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        name = key_id.encode("ascii")
-        return bytes((_VERSION, len(name))) + name + nonce + key.encrypt(nonce, plain, _context(bound_to, key_id))
+        return head_of(key_id) + nonce + key.encrypt(nonce, plain, _context(bound_to, key_id))
 
     def decrypt(self, sealed: bytes, *, bound_to: str) -> bytes:
         """What was sealed for `bound_to`. Raises SecretError if the key is missing or wrong, or the bytes are."""
-        if len(sealed) < 2 or sealed[0] != _VERSION or len(sealed) < 2 + sealed[1] + _NONCE_BYTES:
+        key_id = key_id_of(sealed)
+        if key_id is None:
             raise SecretError(f"The secret of {bound_to} is damaged, or was written by a newer version: set it again.")
         body = 2 + sealed[1]
-        key_id = sealed[2:body].decode("ascii", "replace")
+        if key_id not in self._keys:
+            self._look_again()
         key = self._keys.get(key_id)
         if key is None:
             raise SecretError(
@@ -190,8 +254,30 @@ class Keyring:
                 "that id, or the bytes were changed. Put the right key back, or set the secret again."
             ) from None
 
+    @property
+    def first(self) -> str:
+        """The id of the key that encrypts."""
+        self._look_again()
+        return next(iter(self._keys))
+
+    def _look_again(self) -> None:
+        """Take the keys of the file if it was replaced; one that is gone or damaged now changes nothing."""
+        if self._file is None or (stamp := _stamp(self._file)) == self._stamp:
+            return
+        with suppress(SecretError):
+            self._keys = Keyring.parse(_read_file(self._file), source=self._source)._keys
+        self._stamp = stamp
+
     def __repr__(self) -> str:
         return f"Keyring({', '.join(self._keys)})"
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _context(bound_to: str, key_id: str) -> bytes:

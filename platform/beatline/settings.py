@@ -87,6 +87,30 @@ class Settings(BaseSettings):
         "Unset: the file secret_keys in the data folder, which `beatline up` makes.",
         examples=["k2:BASE64_OF_32_BYTES,k1:BASE64_OF_32_BYTES"],
     )
+    artifacts_url: Annotated[str, AfterValidator(checks.artifacts_url)] = Field(
+        default="",
+        description="Where stored files go: s3://bucket/prefix, or file:///folder that every machine mounts. Unset: the "
+        "folder artifacts in the data folder. While an s3:// store is out, files wait in that folder.",
+        examples=["s3://beatline/production"],
+    )
+    artifacts_endpoint: Annotated[str | None, AfterValidator(checks.endpoint)] = Field(
+        default=None,
+        description="The address of an S3-style store that is not AWS's own: MinIO, Ceph, …",
+        examples=["https://minio.example.com:9000"],
+    )
+    artifacts_region: str | None = Field(
+        default=None, description="The region of the s3:// store. Unset: us-east-1.", examples=["eu-central-1"]
+    )
+    artifacts_access_key_id: str | None = Field(
+        default=None,
+        description="The id of the key to the s3:// store. Unset: as AWS's own tools find theirs.",
+        examples=["AKIDEXAMPLE"],
+    )
+    artifacts_secret_access_key: Annotated[SecretStr | None, AfterValidator(checks.key_pair)] = Field(
+        default=None,
+        description="The secret of the key to the s3:// store.",
+        examples=["THE_SECRET_OF_THAT_KEY"],
+    )
     task_modules: Annotated[Names, AfterValidator(checks.modules)] = Field(
         default=(),
         description="Modules of your own tasks, imported by every worker; separated by commas.",
@@ -108,6 +132,12 @@ class Settings(BaseSettings):
     lease_renew_s: Annotated[Seconds, AfterValidator(checks.lease_renew_s)] = Field(
         default=5.0, description="How often a worker renews its leases, in seconds; at most a third of lease_s."
     )
+    stop_within_s: Seconds | None = Field(
+        default=None,
+        description="How long a worker that got SIGTERM waits for what it runs, in seconds, before it gives it back to "
+        "its queue. Unset: for as long as it takes.",
+        examples=["45"],
+    )
     beat_interval_s: Seconds = Field(
         default=1.0, description="The longest sleep of Beat between two looks, in seconds."
     )
@@ -118,11 +148,38 @@ class Settings(BaseSettings):
     allow_private_addresses: bool = Field(
         default=False, description="Whether collect may read from loopback, private and link-local addresses."
     )
+    email_connections_per_host: int = Field(
+        default=50, ge=1, description="How many connections all workers together open to one mail server."
+    )
+    cleanup_tables: Annotated[Names, AfterValidator(checks.cleanup_tables)] = Field(
+        default=(),
+        description="Tables of your own that maintenance.cleanup_expired_tokens may delete from: "
+        "connection:schema.table, separated by commas.",
+        examples=["warehouse:public.tokens"],
+    )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(checks.upper)] = Field(
         default="INFO", description="The least that is logged."
     )
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="auto: readable on a terminal, one JSON object a line elsewhere."
+    )
+    health_folder: Path | None = Field(
+        default=None,
+        description="Where beat, workers and recorders leave a sign of life, for `beatline health` on the same machine or "
+        "in the same container. Unset: nowhere.",
+        examples=["/tmp/beatline-health"],  # noqa: S108  # made by us, for us alone, and trusted for nothing
+    )
+    api_exposed: bool = Field(
+        default=False,
+        description="Whether the admin API may listen beyond loopback. It speaks plain HTTP: put a proxy with TLS before it.",
+    )
+    api_host: Annotated[str, AfterValidator(checks.api_host)] = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="The address on which the admin API listens; beyond loopback only with api_exposed.",
+    )
+    api_port: Port = Field(
+        default=8000, description="The port of the admin API. Unset: `beatline up` takes a free one."
     )
     flower_host: str = Field(default="127.0.0.1", min_length=1, description="The address on which Flower listens.")
     flower_port: Port = Field(default=5555, description="The port of Flower. Unset: `beatline up` takes a free one.")

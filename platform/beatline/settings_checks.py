@@ -5,11 +5,12 @@ The checks of one setting against another see, in `info.data`, those that stand 
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import ValidationInfo
+from pydantic import SecretStr, ValidationInfo
 
 from beatline import names
 from beatline.errors import NameRefusedError
@@ -56,6 +57,55 @@ def database_url(url: str) -> str:
         raise ValueError(f"names no database; {_QUOTE}")
     # SQLAlchemy 2.1 takes psycopg 3 for postgresql://, and knows no postgres:// at all.
     return f"postgresql+psycopg2://{url.partition('://')[2]}"
+
+
+def artifacts_url(url: str) -> str:
+    """The address of the artifact store, unchanged; empty for the data folder."""
+    if not url:
+        return url
+    scheme = _scheme(url)
+    if scheme not in ("s3", "file"):
+        raise ValueError(f"{scheme}:// is no store of files: s3://bucket/prefix or file:///folder")
+    parts = _split(url)
+    if scheme == "file" and (parts.netloc or len(parts.path) < 2):
+        raise ValueError("must name a folder from the root on, as in file:///srv/beatline")
+    if scheme == "s3" and not parts.hostname:
+        raise ValueError("names no bucket")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not carry a key: set BEATLINE_ARTIFACTS_ACCESS_KEY_ID and its secret")
+    return url.rstrip("/")
+
+
+def endpoint(url: str | None) -> str | None:
+    """The address of an S3-style store, unchanged."""
+    if url and (_scheme(url) not in ("http", "https") or not _split(url).hostname):
+        raise ValueError("must be an address such as https://minio.example.com:9000")
+    return url or None
+
+
+def key_pair(secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+    """The secret of a key, beside the key's id."""
+    if (secret is None) != (info.data.get("artifacts_access_key_id") is None):
+        raise ValueError("goes with BEATLINE_ARTIFACTS_ACCESS_KEY_ID: set both, or neither")
+    return secret
+
+
+def api_host(host: str, info: ValidationInfo) -> str:
+    """An address on loopback, or any if the API may be reached from other machines."""
+    if info.data.get("api_exposed") or is_loopback(host):
+        return host
+    raise ValueError(
+        f"{host} can be reached from other machines, and the admin API speaks plain HTTP: nothing was started. If a "
+        "proxy with TLS stands before it, or the network is a container's own, set BEATLINE_API_EXPOSED=true"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server on this address."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def data_schema(schema: str, info: ValidationInfo) -> str:
@@ -111,6 +161,16 @@ def modules(given: tuple[str, ...]) -> tuple[str, ...]:
     for module in given:
         if not all(part.isidentifier() for part in module.split(".")):
             raise ValueError(f"{module!r} is not the dotted name of a module")
+    return given
+
+
+def cleanup_tables(given: tuple[str, ...]) -> tuple[str, ...]:
+    """Tables, each as `connection:schema.table`."""
+    for entry in given:
+        connection, _, table = entry.partition(":")
+        schema, _, name = table.partition(".")
+        if not (connection and schema and name) or "." in name:
+            raise ValueError(f"{entry!r} is no table: write connection:schema.table")
     return given
 
 

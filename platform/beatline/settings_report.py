@@ -19,7 +19,7 @@ from beatline.settings_sources import REDIS_PARTS, USUAL_NAMES, Given, variable_
 if TYPE_CHECKING:
     from beatline.settings import Settings
 
-_NEVER_SHOWN: Final = ("redis_url", "result_url", "database_url", "secret_keys")
+_NEVER_SHOWN: Final = ("redis_url", "result_url", "database_url", "secret_keys", "artifacts_secret_access_key")
 _SHOWN_CHARS: Final = 60
 _WORDS: Final = {
     "string_pattern_mismatch": "must be lower-case letters, digits and underscores, a letter first, at most 63",

@@ -23,6 +23,15 @@ USUAL_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Names under which other programs know the same thing, in the order in which they are asked."""
 
+COMPOSE_NAMES: Final = tuple(
+    f"{PREFIX}{name}"
+    for name in (
+        "REDIS_PASSWORD", "POSTGRES_PASSWORD", "IMAGE", "REDIS_IMAGE", "POSTGRES_IMAGE", "REDIS_MAXMEMORY", "BIND",
+        "TASKS_FOLDER",
+    )
+)  # fmt: skip
+"""What docker-compose.yml reads from the same .env, and no process of ours."""
+
 REDIS_PARTS: Final = ("REDIS_HOST", "REDIS_PORT", "REDIS_DB", "REDIS_PASSWORD")
 """The last resort for redis_url; REDIS_HOST alone makes them count."""
 
@@ -88,7 +97,10 @@ def strangers(layers: Sequence[Layer], fields: Sequence[str]) -> list[tuple[str,
         (variable, layer.label)
         for layer in layers
         for variable in layer.values
-        if variable.startswith(PREFIX) and variable not in known and not variable.startswith(f"{PREFIX}TEST_")
+        if variable.startswith(PREFIX)
+        and variable not in known
+        and variable not in COMPOSE_NAMES
+        and not variable.startswith(f"{PREFIX}TEST_")
     )
 
 

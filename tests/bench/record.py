@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
@@ -33,7 +33,10 @@ class Round:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A case with its rounds; more is better."""
+    """A case with its rounds: the ratio must be at least `must`, or with `at_most` no more than that.
+
+    `limits` names details of ours that may not be above a figure in any round, such as memory.
+    """
 
     case: str
     unit: str
@@ -41,11 +44,15 @@ class Record:
     command: str
     guarantees: Mapping[str, str]
     rounds: Sequence[Round]
+    at_most: bool = False
+    limits: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def ok(self) -> bool:
-        """Whether the median ratio is at least what it must be."""
-        return median(one.ratio for one in self.rounds) >= self.must
+        """Whether the median ratio is what it must be, and no limit was passed."""
+        ratio = median(one.ratio for one in self.rounds)
+        within = all(one.ours.details[name] <= most for name, most in self.limits.items() for one in self.rounds)
+        return within and (ratio <= self.must if self.at_most else ratio >= self.must)
 
     def to_json(self) -> str:
         """One line: the medians, then the minimum, median and maximum of each, then what explains them."""
@@ -58,6 +65,8 @@ class Record:
             "baseline": _rounded(median(baseline)),
             "ratio": _rounded(median(ratios)),
             "must": self.must,
+            **({"at_most": True} if self.at_most else {}),
+            **({"limits": dict(self.limits)} if self.limits else {}),
             "ok": self.ok,
             "unit": self.unit,
             "command": self.command,

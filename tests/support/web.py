@@ -18,6 +18,8 @@ class Asked:
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
+    method: str = "GET"
+    body: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,15 @@ def serve(host: str = "127.0.0.1") -> Generator[Web]:
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             headers = {name.lower(): value for name, value in self.headers.items()}
-            asked = Asked(parts.path, dict(parse_qsl(parts.query, keep_blank_values=True)), headers)
+            body = self.rfile.read(int(headers.get("content-length") or 0))
+            query = dict(parse_qsl(parts.query, keep_blank_values=True))
+            asked = Asked(parts.path, query, headers, self.command, body)
             web.asked.append(asked)
             # A client that has had enough closes the connection: that is its right.
             with suppress(ConnectionError):
                 self._send(web.answer(asked))
+
+        do_POST = do_HEAD = do_GET
 
         def _send(self, reply: Reply) -> None:
             self.send_response(reply.status)
@@ -70,6 +76,8 @@ def serve(host: str = "127.0.0.1") -> Generator[Web]:
             else:
                 self.close_connection = True
             self.end_headers()
+            if self.command == "HEAD":
+                return
             if not reply.drip_s:
                 self.wfile.write(reply.body)
                 return

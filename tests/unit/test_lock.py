@@ -37,15 +37,20 @@ def _locked(lock: Path) -> dict[str, set[Version]]:
     return found
 
 
-def _declared() -> list[Requirement]:
+def _groups() -> dict[str, list[Requirement]]:
+    """What pyproject.toml asks for: "" is what everyone needs, the others are the extras and the group dev."""
     with (ROOT / "pyproject.toml").open("rb") as stream:
-        project = tomllib.load(stream)
-    groups = (
-        project["project"]["dependencies"],
-        *project["project"]["optional-dependencies"].values(),
-        project["dependency-groups"]["dev"],
-    )
-    return [Requirement(text) for group in groups for text in group]
+        whole = tomllib.load(stream)
+    texts = {
+        "": whole["project"]["dependencies"],
+        **whole["project"]["optional-dependencies"],
+        "dev": whole["dependency-groups"]["dev"],
+    }
+    return {name: [Requirement(text) for text in group] for name, group in texts.items()}
+
+
+def _declared() -> list[Requirement]:
+    return [requirement for group in _groups().values() for requirement in group]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
@@ -71,6 +76,20 @@ def test_what_the_redis_transport_imports_is_locked() -> None:
     """kombu's Redis transport imports `packaging`, which only the extra celery[redis] brings."""
     locked = _locked(FOLDER / "beatline.lock")
     assert {"packaging", "redis", "kombu"} <= locked.keys()
+
+
+@pytest.mark.parametrize("lock", ["production.lock", "build.lock"])
+def test_the_image_gets_the_versions_that_were_tested(lock: str) -> None:
+    tested = _locked(FOLDER / "beatline.lock")
+    assert all(versions <= tested[name] for name, versions in _locked(FOLDER / lock).items())
+
+
+def test_the_image_gets_what_runs_in_production_and_nothing_else() -> None:
+    groups = {group: {canonicalize_name(one.name) for one in needed} for group, needed in _groups().items()}
+    locked = _locked(FOLDER / "production.lock").keys()
+    needed = groups[""] | groups["pdf"] | groups["duckdb"]
+    assert needed <= locked
+    assert not locked & (groups["embedded"] | groups["demo"] | groups["dev"] - needed)
 
 
 def test_every_locked_package_has_a_wheel_on_every_platform() -> None:

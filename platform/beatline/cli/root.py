@@ -15,18 +15,10 @@ from typer.main import get_command, get_group
 from beatline.cli import COMMANDS, COMMANDS_PANEL, KINDS_PANEL, NOUNS
 from beatline.cli.output import accept_any_text, say
 from beatline.errors import BeatlineError
+from beatline.outage import server_of
 
 if TYPE_CHECKING:
     from beatline.families import Kind
-
-_SERVERS: Final = {
-    ("sqlalchemy.exc", "OperationalError"): ("PostgreSQL", "BEATLINE_DATABASE_URL"),
-    ("sqlalchemy.exc", "InterfaceError"): ("PostgreSQL", "BEATLINE_DATABASE_URL"),
-    ("psycopg2", "OperationalError"): ("PostgreSQL", "BEATLINE_DATABASE_URL"),
-    ("redis.exceptions", "RedisError"): ("Redis", "BEATLINE_REDIS_URL"),
-    ("kombu.exceptions", "OperationalError"): ("Redis", "BEATLINE_REDIS_URL"),
-}
-"""Errors of servers, by name: their classes would have to be imported only to be compared with."""
 
 
 class Root(TyperGroup):
@@ -127,10 +119,9 @@ def _sentence(exc: Exception) -> str | None:
     """What to tell a person of a server that does not answer; None for anything else."""
     from beatline.secrets import mask_urls
 
-    for cls in type(exc).__mro__:
-        server, variable = _SERVERS.get((cls.__module__, cls.__name__), (None, None))
-        if server:
-            said = str(getattr(exc, "orig", None) or exc).strip().splitlines()
-            reason = mask_urls(said[0]).rstrip(".") if said else type(exc).__name__
-            return f"{server} does not answer as it should: {reason}. Start or mend it, or correct {variable}."
-    return None
+    server = server_of(exc)
+    if server is None:
+        return None
+    said = str(getattr(exc, "orig", None) or exc).strip().splitlines()
+    reason = mask_urls(said[0]).rstrip(".") if said else type(exc).__name__
+    return f"{server.name} does not answer as it should: {reason}. Start or mend it, or correct {server.variable}."

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import typer
 
-from beatline.cli.output import AsJson, emit, say, visible
+from beatline.cli.output import AsJson, emit, operator, say, visible
 from beatline.clock import utc_now
 from beatline.errors import BeatlineError
+from beatline.installation import Installation
 from beatline.ledger.database import guarded, open_engine
-from beatline.ledger.history import Attempt, Run, RunFilter, attempts_of, find_run, list_runs
+from beatline.ledger.history import Attempt, Run, RunFilter, attempts_of, find_run, list_runs, moment, retries_of
 from beatline.ledger.states import ENDED, RunState
 from beatline.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Runs: what was asked for, and what became of it.")
 
-_SPAN: Final = re.compile(r"(\d+)\s*(s|m|h|d|w)")
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _SLOW_S: Final = 30.0
 _ID_CHARS: Final = 8
 _WHY_CHARS: Final = 70
@@ -39,6 +37,10 @@ def list_all(
     since: Annotated[
         str | None, typer.Option("--since", help="Accepted since: 15m, 2h, 7d, or 2026-11-22 14:00 (local time).")
     ] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Accepted before: as --since.")] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="Only with this text in id, task, arguments, result, error or reason.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="At most so many.")] = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -49,7 +51,9 @@ def list_all(
         task=task,
         queue=queue,
         schedule=schedule,
-        since=None if since is None else moment(since, utc_now()),
+        since=None if since is None else moment(since, utc_now(), "--since"),
+        until=None if until is None else moment(until, utc_now(), "--until"),
+        text=text,
     )
     with guarded(settings), open_engine(settings).connect() as conn:
         found = list_runs(conn, wanted, limit=limit)
@@ -71,9 +75,10 @@ def show(
     with guarded(settings), open_engine(settings).connect() as conn:
         run = find_run(conn, run_id)
         attempts = attempts_of(conn, run.id)
+        retries = retries_of(conn, run.id)
     advice = suggestion(run, utc_now())
     if as_json:
-        emit(asdict(run) | {"attempts": attempts, "suggestion": advice}, as_json=True)
+        emit(asdict(run) | {"attempts": attempts, "retried_as": list(retries), "suggestion": advice}, as_json=True)
         return
     emit({name: value for name, value in asdict(run).items() if value is not None}, as_json=False)
     if attempts:
@@ -81,21 +86,28 @@ def show(
     traceback = next((attempt.traceback for attempt in reversed(attempts) if attempt.traceback), None)
     if traceback and run.state in (RunState.FAILED, RunState.DEAD, RunState.RETRYING):
         typer.echo(visible(traceback))
-    if advice:
+    if retries:
+        say(f"It was retried as {', '.join(retries)}.")
+    elif advice:
         say(advice)
 
 
-def moment(text: str, now: datetime) -> datetime:
-    """A moment in UTC: a span before `now` (15m, 2h, 7d), or a date with or without a time, in local time."""
-    span = _SPAN.fullmatch(text.strip().lower())
-    try:
-        if span:
-            return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
-        return datetime.fromisoformat(text.strip()).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise BeatlineError(
-            f"--since {text!r} is no time: write 15m, 2h, 7d, 2026-11-22, or 2026-11-22T14:00."
-        ) from None
+@app.command()
+def retry(
+    run_id: Annotated[str, typer.Argument(metavar="ID", help="Its id, or how the id begins.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Run an ended run once more, with exactly the arguments it had, as a new run that names it as its parent."""
+    from beatline.ledger.retry import retry_run  # which imports kombu
+
+    installation = Installation.load()
+    with guarded(installation.settings):
+        retried = retry_run(installation, run_id, who=operator())
+    if as_json:
+        emit(retried, as_json=True)
+        return
+    later = "" if retried.queued else " Redis does not answer: a recorder puts it into its queue when it does."
+    say(f"Run {retried.retried_as} is accepted: `beatline runs show {retried.retried_as}`.{later}")
 
 
 def suggestion(run: Run, now: datetime) -> str | None:
@@ -108,12 +120,13 @@ def suggestion(run: Run, now: datetime) -> str | None:
             return "It waits for its time."
         case RunState.QUEUED if waits:
             return f"It waits for a worker: `beatline queues` shows who serves {run.queue!r}, and how much waits before it."
-        case RunState.FAILED if run.schedule is not None:
-            return f"Its error is final. When it is mended: `beatline schedules run-now {run.schedule}`."
         case RunState.FAILED:
-            return "Its error is final. When it is mended, send the task again."
+            return f"Its error is final. When it is mended: `beatline runs retry {run.id}`."
         case RunState.DEAD:
-            return "Someone must look: it is not tried again by itself. When its reason is mended, send the task again."
+            return (
+                "Someone must look: it is not tried again by itself. When its reason is mended: "
+                f"`beatline runs retry {run.id}`."
+            )
         case _:
             return None
 

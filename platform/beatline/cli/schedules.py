@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from difflib import get_close_matches
-from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from beatline.cli.definitions import Yes, transaction
 from beatline.cli.output import AsJson, emit, operator, say
-from beatline.clock import utc_now
-from beatline.errors import DefinitionError, UnknownQueueError
-from beatline.families import kinds
+from beatline.errors import DefinitionError
 from beatline.installation import Installation
-from beatline.queues.routing import known_queues
 from beatline.schedules import occurrences, store
+from beatline.schedules.edit import dangling, edited, refuse_unknown
 from beatline.schedules.model import Schedule, ScheduleSpec, read_spec
-from beatline.schedules.triggers import in_people_words, next_slot, slots
+from beatline.schedules.view import coming as next_slots
+from beatline.schedules.view import in_words, shown
 from beatline.schedules.zones import zone
-from beatline.secrets import mask
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 app = typer.Typer(no_args_is_help=True, help="Schedules: when tasks run, and what became of each time.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name or id.", show_default=False)]
+CronOption = Annotated[str | None, typer.Option("--cron", help='Five fields, "0 2 * * *"; or six, seconds first.')]
+Every = Annotated[str | None, typer.Option("--every", help="A period: 30s, 5m, 1h30m, 250ms.")]
+At = Annotated[str | None, typer.Option("--at", help="Once, at this time: 2027-01-31T09:00.")]
+Tz = Annotated[str | None, typer.Option("--tz", help="The time zone of cron, --at and --start. Else UTC.")]
+Start = Annotated[
+    str | None, typer.Option("--start", help="From when --every counts, and first runs. Else now, one period on.")
+]
+Args = Annotated[str | None, typer.Option("--args", help="""A JSON list, '["weather"]'.""")]
+Kwargs = Annotated[str | None, typer.Option("--kwargs", help="""A JSON object, '{"full": true}'.""")]
+QueueName = Annotated[str | None, typer.Option("--queue", "-Q", help="Else the task's own.")]
+Priority = Annotated[int | None, typer.Option("--priority", "-p", help="0 to 9; 9 goes first.")]
+Force = Annotated[bool, typer.Option("--force", help="Also for a task that is not known here.")]
 
 _COLUMNS: Final = ("name", "task", "when", "zone", "next", "state", "last")
 _AHEAD: Final = 5
@@ -40,18 +45,16 @@ _PAST: Final = 10
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, dot, dash and underscore.")],
     task: Annotated[str, typer.Argument(metavar="TASK", help="The task's name, such as collect.execute_task.")],
-    cron: Annotated[str | None, typer.Option("--cron", help='Five fields, "0 2 * * *"; or six, seconds first.')] = None,
-    every: Annotated[str | None, typer.Option("--every", help="A period: 30s, 5m, 1h30m, 250ms.")] = None,
-    at: Annotated[str | None, typer.Option("--at", help="Once, at this time: 2027-01-31T09:00.")] = None,
-    tz: Annotated[str | None, typer.Option("--tz", help="The time zone of cron, --at and --start. Else UTC.")] = None,
-    start: Annotated[
-        str | None, typer.Option("--start", help="From when --every counts, and first runs. Else now, one period on.")
-    ] = None,
-    args: Annotated[str | None, typer.Option("--args", help="""A JSON list, '["weather"]'.""")] = None,
-    kwargs: Annotated[str | None, typer.Option("--kwargs", help="""A JSON object, '{"full": true}'.""")] = None,
-    queue: Annotated[str | None, typer.Option("--queue", "-Q", help="Else the task's own.")] = None,
-    priority: Annotated[int | None, typer.Option("--priority", "-p", help="0 to 9; 9 goes first.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Also for a task that is not known here.")] = False,
+    cron: CronOption = None,
+    every: Every = None,
+    at: At = None,
+    tz: Tz = None,
+    start: Start = None,
+    args: Args = None,
+    kwargs: Kwargs = None,
+    queue: QueueName = None,
+    priority: Priority = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Add a schedule. Beat obeys it within a second; no restart is needed."""
@@ -61,15 +64,54 @@ def add(
     }  # fmt: skip
     spec = read_spec(name, raw)
     installation = Installation.load()
-    _refuse_unknown(spec, installation, force)
+    refuse_unknown(spec, installation.settings.queues, None if force else _known_tasks(installation))
     with transaction(installation) as conn:
         made = store.add(conn, spec, who=operator())
-        _warn_of_dangling(conn, spec)
+        warnings = dangling(conn, spec)
+    for warning in warnings:
+        say(warning)
     if as_json:
-        emit(_view(made), as_json=True)
+        emit(shown(made), as_json=True)
         return
-    say(f"Added {made.name!r}: {_when(made)}. It runs next at:")
+    say(f"Added {made.name!r}: {in_words(made)}. It runs next at:")
     emit(_coming(made, 3, as_json=False), as_json=False)
+
+
+@app.command("set")
+def change(
+    name: Name,
+    task: Annotated[str | None, typer.Option("--task", help="Another task.")] = None,
+    cron: CronOption = None,
+    every: Every = None,
+    at: At = None,
+    tz: Tz = None,
+    start: Start = None,
+    args: Args = None,
+    kwargs: Kwargs = None,
+    queue: QueueName = None,
+    priority: Priority = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Change some of it; the rest stays, a pause too. A new rule does not fire for the past."""
+    raw = {
+        "task": task, "cron": cron, "every": every, "at": at, "tz": tz, "start": start, "queue": queue,
+        "priority": priority, "args": _json("args", args), "kwargs": _json("kwargs", kwargs),
+    }  # fmt: skip
+    given = {field: value for field, value in raw.items() if value is not None}
+    installation = Installation.load()
+
+    tasks = None if force or task is None else _known_tasks(installation)
+
+    def checked(current: Schedule) -> ScheduleSpec:
+        spec = edited(current, given)
+        refuse_unknown(spec, installation.settings.queues, tasks)
+        return spec
+
+    with transaction(installation) as conn:
+        after, what = store.edit(conn, name, checked, who=operator())
+    changed = what is store.Put.CHANGED
+    _tell(after, f"{'Changed' if changed else 'Nothing changed in'} {after.name!r}: {in_words(after)}.", as_json)
 
 
 @app.command("list")
@@ -78,7 +120,7 @@ def list_all(as_json: AsJson = False) -> None:
     with transaction(Installation.load()) as conn:
         found = store.list_schedules(conn)
         last = occurrences.last_outcomes(conn)
-    views = [_view(schedule) | {"last": _last(last.get(schedule.id))} for schedule in found]
+    views = [shown(schedule) | {"last": _last(last.get(schedule.id))} for schedule in found]
     if as_json:
         emit(views, as_json=True)
         return
@@ -93,7 +135,7 @@ def show(name: Name, as_json: AsJson = False) -> None:
         schedule = store.get(conn, name)
         past = occurrences.latest(conn, schedule.id, _PAST)
     ahead = _coming(schedule, _AHEAD, as_json=as_json) if schedule.live else []
-    view = _view(schedule)
+    view = shown(schedule)
     if as_json:
         emit(view | {"coming": ahead, "occurrences": past}, as_json=True)
         return
@@ -162,7 +204,7 @@ def coming(
         schedule = store.get(conn, name)
     emit(_coming(schedule, count, as_json=as_json), as_json=as_json, empty="It will not run again.")
     if not schedule.live:
-        say(f"It is {_explained(_view(schedule))}, and does not run.")
+        say(f"It is {_explained(shown(schedule))}, and does not run.")
 
 
 def _json(option: str, text: str | None) -> Any:
@@ -175,67 +217,17 @@ def _json(option: str, text: str | None) -> Any:
         ) from None
 
 
-def _refuse_unknown(spec: ScheduleSpec, installation: Installation, force: bool) -> None:
-    queues = known_queues(installation.settings.queues)
-    if spec.queue is not None and spec.queue not in queues:
-        raise UnknownQueueError(spec.queue, sorted(queues))
-    if force:
-        return
+def _known_tasks(installation: Installation) -> Iterable[str]:
     from beatline.schedules.run_now import task_app
 
-    known = [task for task in task_app(installation).tasks if not task.startswith("celery.")]
-    if spec.task not in known:
-        close = " or ".join(get_close_matches(spec.task, known, n=3))
-        raise DefinitionError(
-            f"No task {spec.task!r} is known here{f'; did you mean {close}?' if close else '.'} Name the "
-            "module of your own tasks in BEATLINE_TASK_MODULES, or give --force if only workers know it."
-        )
-
-
-def _warn_of_dangling(conn: Connection, spec: ScheduleSpec) -> None:
-    from beatline.definitions import store as definitions
-
-    for kind in kinds().values():
-        given: Any = spec.args[0] if spec.args else spec.kwargs.get(f"{kind.name}_id")
-        if kind.task == spec.task and isinstance(given, str) and definitions.find(conn, kind.name, given) is None:
-            say(f"There is no {kind.name} {given!r} yet: its runs fail until `beatline {kind.plural} add {given}`.")
+    return task_app(installation).tasks
 
 
 def _tell(schedule: Schedule, text: str, as_json: bool) -> None:
     if as_json:
-        emit(_view(schedule), as_json=True)
+        emit(shown(schedule), as_json=True)
     else:
         say(text)
-
-
-def _view(schedule: Schedule) -> dict[str, Any]:
-    """A schedule as people and programs are shown it: secrets masked."""
-    try:
-        trigger = schedule.spec().trigger
-        upcoming = next_slot(trigger, max(utc_now(), schedule.decided_until))
-        overdue = next_slot(trigger, schedule.decided_until)
-    except DefinitionError:
-        upcoming = overdue = None
-    state = (
-        "removed" if schedule.removed_at else "quarantined" if schedule.quarantined else
-        "paused" if schedule.paused_at else "active" if overdue else "finished"
-    )  # fmt: skip
-    return {
-        "name": schedule.name, "task": schedule.task, "args": mask(schedule.args), "kwargs": mask(schedule.kwargs),
-        "queue": schedule.queue, "priority": schedule.priority, "when": _when(schedule),
-        "zone": schedule.trigger.get("tz"), "trigger": schedule.trigger,
-        "next": upcoming if schedule.live else None, "state": state,
-        "reason": schedule.quarantined or schedule.pause_reason,
-        "paused_by": schedule.paused_by, "paused_at": schedule.paused_at, "owner": schedule.owner,
-        "version": schedule.version, "id": str(schedule.id), "changed": schedule.updated_at,
-    }  # fmt: skip
-
-
-def _when(schedule: Schedule) -> str:
-    try:
-        return in_people_words(schedule.spec().trigger)
-    except DefinitionError:
-        return ""
 
 
 def _explained(view: Mapping[str, Any]) -> str:
@@ -245,13 +237,14 @@ def _explained(view: Mapping[str, Any]) -> str:
 
 def _coming(schedule: Schedule, count: int, *, as_json: bool) -> list[dict[str, Any]]:
     """The next slots: for programs in ISO 8601, for people under the name of the zone."""
-    trigger = schedule.spec().trigger
-    local, after = zone(trigger.tz), max(utc_now(), schedule.decided_until)
-    found = list(islice(slots(trigger, after), count))
+    found, tz = next_slots(schedule, count), schedule.spec().trigger.tz
+    local = zone(tz)
     if as_json:
-        return [{"local": slot.astimezone(local).isoformat(), "utc": slot, "zone": trigger.tz} for slot in found]
-    zones = {trigger.tz: local, "UTC": UTC}
-    return [{name: f"{slot.astimezone(tz):%a %Y-%m-%d %H:%M:%S %z}" for name, tz in zones.items()} for slot in found]
+        return [{"local": slot.astimezone(local).isoformat(), "utc": slot, "zone": tz} for slot in found]
+    zones = {tz: local, "UTC": UTC}
+    return [
+        {name: f"{slot.astimezone(zone_):%a %Y-%m-%d %H:%M:%S %z}" for name, zone_ in zones.items()} for slot in found
+    ]
 
 
 def _last(row: Mapping[str, Any] | None) -> str | None:

@@ -30,7 +30,8 @@ def command(
         raise NotRunningError(str(settings.home))
     rows = table.rows(running.processes)
     if as_json:
-        output.emit({"pid": running.pid, "flower_url": running.flower_url, "processes": rows}, as_json=True)
+        urls = {"flower_url": running.flower_url, "api_url": running.api_url}
+        output.emit({"pid": running.pid, **urls, "processes": rows}, as_json=True)
     else:
         output.emit(rows, as_json=False, columns=table.COLUMNS)
         output.say(f"`beatline up` is process {running.pid}; all of it takes {table.total_mb(rows):.0f} MB.")

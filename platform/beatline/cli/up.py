@@ -28,8 +28,9 @@ def command(
     home: Annotated[Path | None, typer.Option(help="The data folder, instead of BEATLINE_HOME.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Keep the logs in files only.")] = False,
     flower: Annotated[bool, typer.Option(help="Run Flower.")] = True,
+    api: Annotated[bool, typer.Option(help="Run the admin API.")] = True,
 ) -> None:
-    """Run Valkey and PostgreSQL where none are configured, Beat, workers for every queue, the recorder and Flower.
+    """Run Valkey and PostgreSQL where none are configured, Beat, workers for every queue, the recorder, Flower and the API.
 
     What dies is started again. Data, logs and passwords are in the data folder. Ctrl-C stops everything.
     """
@@ -38,7 +39,7 @@ def command(
     readable = settings.log_format == "auto" and sys.stderr.isatty() and not quiet
     env = {variable_of("log_format"): "console"} if readable else {}
     with stop_signals() as stopped:
-        supervisor = Supervisor(settings, console, env=env, flower=flower, should_stop=stopped.is_set)
+        supervisor = Supervisor(settings, console, env=env, flower=flower, api=api, should_stop=stopped.is_set)
         try:
             supervisor.start()
             show(supervisor)

@@ -17,12 +17,15 @@ from beatline.queues.routing import known_queues
 from beatline.settings import Settings
 
 POOLS: Final = ("prefork", "threads", "solo", "gevent")
+EVERY: Final = "*"
 context_settings: Final = {"allow_extra_args": True}
 
 
 def command(
     ctx: typer.Context,
-    queues: Annotated[str, typer.Option("-Q", "--queues", help="Queues to serve, separated by commas.")] = "default",
+    queues: Annotated[
+        str, typer.Option("-Q", "--queues", help="Queues to serve, separated by commas; * is every one.")
+    ] = "default",
     processes: Annotated[
         int | None,
         typer.Option(min=1, max=64, help="How many worker processes. Two solo ones beat one prefork of two."),
@@ -43,7 +46,8 @@ def command(
     """
     settings = Settings.load()
     known = known_queues(settings.queues)
-    wanted = [name.strip() for name in queues.split(",") if name.strip()]
+    every = queues.strip() == EVERY
+    wanted = list(known) if every else [name.strip() for name in queues.split(",") if name.strip()]
     for name in wanted:
         if name not in known:
             raise UnknownQueueError(name, sorted(known))
@@ -54,8 +58,9 @@ def command(
     served = [known[name] for name in wanted]
     overrides = Overrides(pool, concurrency, prefetch, soft_limit, hard_limit, log_file)  # type: ignore[arg-type]  # checked against POOLS
     count = processes or max(queue.processes for queue in served)
+    label = "all" if every else "-".join(wanted)
     commands = [
-        [sys.executable, *worker_command(app, f"{'-'.join(wanted)}-{os.getpid()}-{n}", served, overrides, ctx.args)]
+        [sys.executable, *worker_command(app, f"{label}-{os.getpid()}-{n}", served, overrides, ctx.args)]
         for n in range(1, count + 1)
     ]
     if count == 1:

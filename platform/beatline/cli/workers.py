@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from beatline.cli.output import AsJson, emit
 from beatline.installation import Installation
-
-if TYPE_CHECKING:
-    from beatline.queues.census import Worker
 
 
 def command(as_json: AsJson = False) -> None:
     """Show the workers that answer within a second, and those that only hold leases: busy, frozen, or just dead."""
-    found = ask(Installation.load())
+    from beatline.app import create_app
+    from beatline.queues.overview import ask_workers
+
+    installation = Installation.load()
+    found = ask_workers(installation, create_app(installation.settings))
     if as_json:
         emit(found, as_json=True)
         return
@@ -23,12 +22,3 @@ def command(as_json: AsJson = False) -> None:
         columns=("name", "queues", "pool", "slots", "pid", "leases", "ended", "up_s", "answers"),
         empty="No worker answers: start one with `beatline worker -Q default`, or all with `beatline up`.",
     )
-
-
-def ask(installation: Installation) -> list[Worker]:
-    """The workers of an installation. Raises redis.RedisError if Redis does not answer."""
-    from beatline.app import create_app
-    from beatline.queues.census import workers
-
-    installation.redis.ping()  # before Celery, which would try again for longer than a person waits
-    return workers(create_app(installation.settings), installation.redis, installation.keys)

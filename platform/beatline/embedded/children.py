@@ -1,4 +1,4 @@
-"""The platform's own processes as the supervisor runs them: Beat, workers, the recorder, Flower."""
+"""The platform's own processes as the supervisor runs them: Beat, workers, the recorder, the admin API, Flower."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ RESULT_NAMES: Final = ("CELERY_RESULT_BACKEND", "RESULT_BACKEND")
 # All has to be over within ten seconds: workers, then the recorder, then the servers.
 _POLITE: Final = (StopStep(signal.SIGTERM, 1.8),)
 # QUIT gives tasks that still run back to their queues, for which Celery takes three seconds.
+_API: Final = (StopStep(signal.SIGTERM, 4.0),)
 _WORKER: Final = (StopStep(signal.SIGTERM, 2.5), StopStep(signal.SIGQUIT, 3.3))
 
 
@@ -127,17 +128,33 @@ def flower(settings: Settings, env: Mapping[str, str], port: int) -> Child:
     return Child(
         name="flower",
         kind="flower",
-        what=flower_url(host, port),
+        what=url_of(host, port),
         arguments=arguments,
         env=env,
         home=settings.home,
-        answers=lambda _: _is_healthy(host, port),
+        answers=lambda _: _is_healthy(host, port, "/healthcheck"),
     )
 
 
-def flower_url(host: str, port: int) -> str:
-    """Where a browser on this machine finds Flower."""
-    return f"http://{_reachable(host)}:{port}/"
+def api(settings: Settings, env: Mapping[str, str], port: int) -> Child:
+    """The admin API, for who has a token."""
+    host = settings.api_host
+    return Child(
+        name="api",
+        kind="api",
+        what=url_of(host, port),
+        arguments=("-m", "beatline.cli", "api", f"--port={port}", "--lazy"),
+        env=env,
+        home=settings.home,
+        answers=lambda _: _is_healthy(host, port, "/healthz"),
+        stop_steps=_API,
+    )
+
+
+def url_of(host: str, port: int) -> str:
+    """Where a browser on this machine finds a server on that address."""
+    reachable = _reachable(host)
+    return f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}/"
 
 
 def _reachable(host: str) -> str:
@@ -163,10 +180,10 @@ def _reads_events(redis_url: str) -> Callable[[Process], bool]:
     return reads
 
 
-def _is_healthy(host: str, port: int) -> bool:
+def _is_healthy(host: str, port: int, path: str) -> bool:
     connection = http.client.HTTPConnection(_reachable(host), port, timeout=HEALTH_S)
     try:
-        connection.request("GET", "/healthcheck")
+        connection.request("GET", path)
         return connection.getresponse().status == http.client.OK
     except (OSError, http.client.HTTPException):
         return False

@@ -43,6 +43,7 @@ class RunningUp:
     redis_url: str
     database_url: str
     flower_url: str | None
+    api_url: str | None = None
     processes: tuple[ProcessEntry, ...] = ()
 
     def __repr__(self) -> str:
@@ -110,4 +111,6 @@ def _read(raw: Mapping[str, Any]) -> RunningUp:
     if raw["version"] != VERSION:
         raise ValueError("written by another version")
     fields = {name: raw[name] for name in ("pid", "redis_url", "database_url", "flower_url")}
-    return RunningUp(**fields, processes=tuple(ProcessEntry(**one) for one in raw["processes"]))
+    return RunningUp(
+        **fields, api_url=raw.get("api_url"), processes=tuple(ProcessEntry(**one) for one in raw["processes"])
+    )

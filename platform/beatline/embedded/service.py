@@ -33,7 +33,7 @@ class Runnable(Protocol):
 
     @property
     def kind(self) -> str:
-        """redis, postgres, beat, worker, recorder or flower."""
+        """redis, postgres, beat, worker, recorder, flower or api."""
         ...
 
     @property

@@ -27,8 +27,8 @@ from beatline.errors import ServiceError
 from beatline.queues.routing import known_queues
 from beatline.secrets import ensure_keys
 from beatline.settings import Settings
+from beatline.settings_sources import variable_of
 
-FLOWER_PORT_VARIABLE: Final = "BEATLINE_FLOWER_PORT"
 LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost", "::1")
 
 
@@ -51,6 +51,7 @@ class Supervisor:
         groups: Sequence[WorkerGroup] | None = None,
         env: Mapping[str, str] | None = None,
         flower: bool = True,
+        api: bool = True,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.settings = settings
@@ -58,16 +59,23 @@ class Supervisor:
         self._groups = groups
         self._env = dict(env or {})
         self._with_flower = flower
+        self._with_api = api
         self._should_stop = should_stop
         self._members: list[Member] = []
         self._given: list[ProcessEntry] = []
         self._flower_url: str | None = None
+        self._api_url: str | None = None
         self._lock: FolderLock | None = None
 
     @property
     def flower_url(self) -> str | None:
         """Where Flower is, once start() has returned."""
         return self._flower_url
+
+    @property
+    def api_url(self) -> str | None:
+        """Where the admin API is, once start() has returned."""
+        return self._api_url
 
     def start(self) -> None:
         """Start everything; it is healthy on return, and `settings` names the servers.
@@ -77,14 +85,15 @@ class Supervisor:
         home = folders.prepare_home(self.settings.home)
         self._lock = runfile.hold(home)
         try:
-            flower_port = self._flower_port() if self._with_flower else None
+            flower_port = self._port("flower_port", "Flower") if self._with_flower else None
+            api_port = self._port("api_port", "the admin API") if self._with_api else None
             self._start_servers()
             if self.settings.secret_keys is None:
                 with folders.explained(home):
                     ensure_keys(home)
             env = children.environment_of(self.settings) | self._env
             migrate(env, self._console.sink("migrate"), self._pause)
-            self._start_platform(env, flower_port)
+            self._start_platform(env, flower_port, api_port)
         except BaseException:
             self.stop()
             raise
@@ -118,7 +127,7 @@ class Supervisor:
     def stop(self) -> None:
         """Stop everything, the servers last, within ten seconds. Safe to call twice."""
         # The recorder after those whose last events it writes down.
-        for kinds in (("beat", "worker", "flower"), ("recorder",), ("redis", "postgres")):
+        for kinds in (("beat", "worker", "flower", "api"), ("recorder",), ("redis", "postgres")):
             chosen = [member for member in self._members if member.runnable.kind in kinds]
             service.stop([(member.runnable, member.process) for member in chosen if member.process])
         self._members.clear()
@@ -144,7 +153,7 @@ class Supervisor:
             self._console.say(f"Warning: {warning}")
         self._given = _given_entries(self.settings, given)
 
-    def _start_platform(self, env: Mapping[str, str], flower_port: int | None) -> None:
+    def _start_platform(self, env: Mapping[str, str], flower_port: int | None, api_port: int | None) -> None:
         groups = self._groups
         if groups is None:
             groups = worker_groups(known_queues(self.settings.queues).values())
@@ -154,8 +163,11 @@ class Supervisor:
         if flower_port is not None:
             if self.settings.flower_host not in LOOPBACK_HOSTS:
                 self._console.say(f"Warning: Flower on {self.settings.flower_host} lets anybody read and stop tasks.")
-            self._flower_url = children.flower_url(self.settings.flower_host, flower_port)
+            self._flower_url = children.url_of(self.settings.flower_host, flower_port)
             self._start([children.flower(self.settings, env, flower_port)])
+        if api_port is not None:
+            self._api_url = children.url_of(self.settings.api_host, api_port)
+            self._start([children.api(self.settings, env, api_port)])
 
     def _start(self, runnables: Sequence[Runnable]) -> None:
         """Start some side by side, and wait until all of them are ready."""
@@ -174,13 +186,14 @@ class Supervisor:
             raise StopRequested
         time.sleep(service.POLL_S)
 
-    def _flower_port(self) -> int:
-        wanted = self.settings.flower_port
-        if "flower_port" in self.settings.model_fields_set:
-            if not ports.is_free(wanted):
-                raise ports.taken("Flower", FLOWER_PORT_VARIABLE, wanted)
+    def _port(self, setting: str, service: str) -> int:
+        """The port of the setting; another, if it is only the default and is taken. Raises ServiceError."""
+        wanted: int = getattr(self.settings, setting)
+        if ports.is_free(wanted):
             return wanted
-        return wanted if ports.is_free(wanted) else ports.free_port()
+        if setting in self.settings.model_fields_set:
+            raise ports.taken(service, variable_of(setting), wanted)
+        return ports.free_port()
 
     def _publish(self) -> None:
         if not self.settings.redis_url or not self.settings.database_url:
@@ -190,6 +203,7 @@ class Supervisor:
             redis_url=self.settings.redis_url,
             database_url=self.settings.database_url,
             flower_url=self._flower_url,
+            api_url=self._api_url,
             processes=tuple(self.processes()),
         )
         with folders.explained(self.settings.home):

@@ -10,6 +10,7 @@ import atexit
 import os
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -55,8 +56,11 @@ class _Held:
 class LeaseKeeper:
     """Every lease this process holds, and the only place that ends one. Thread-safe.
 
-    A lease that Redis says is another's is dropped: its task goes on, but its end will be refused.
+    A lease that Redis says is another's is dropped: its task goes on, but its end will be refused. `on_renewed` is
+    called when leases were renewed and a task runs under one of them.
     """
+
+    on_renewed: Callable[[], None] | None = None
 
     def __init__(self, settings: Settings) -> None:
         # A connection of its own saves each call the way through a pool.
@@ -244,12 +248,19 @@ class LeaseKeeper:
 
     def _renew(self) -> None:
         gone = self._upkeep.renew(self.held())
+        if self.on_renewed is not None and self._at_work():
+            self.on_renewed()
         if not gone:
             return
         with self._lock:
             for fence in [fence for fence, held in self._held.items() if held.lease.fence in gone]:
                 lease = self._held.pop(fence).lease
                 log.warning("lease_lost", run_id=lease.run_id, attempt=lease.attempt)
+
+    def _at_work(self) -> bool:
+        now = monotonic_s()
+        with self._lock:
+            return any(held.accepted and now < held.hung_at for held in self._held.values())
 
     def _stop_at_exit(self, pid: int) -> None:
         if os.getpid() == pid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -102,12 +103,19 @@ class WorkerLogging(Logging):
 
 def connect_signals() -> None:
     """Connect what every Beatline process does on Celery's signals. Connecting twice changes nothing."""
+    signals.worker_before_create_process.connect(_share_with_child, dispatch_uid="beatline.fork")
     signals.worker_process_init.connect(_init_pool_process, dispatch_uid="beatline.pool")
     signals.worker_shutdown.connect(_stop_keeper, dispatch_uid="beatline.leases")
     signals.task_prerun.connect(_bind, dispatch_uid="beatline.bind")
     signals.task_postrun.connect(_clear, dispatch_uid="beatline.clear")
     signals.task_unknown.connect(_bury_unknown, dispatch_uid="beatline.unknown")
     signals.task_rejected.connect(_bury_rejected, dispatch_uid="beatline.rejected")
+
+
+def _share_with_child(**_: Any) -> None:
+    """What is loaded stays in pages that parent and child share: a collection would write into each object's header."""
+    gc.collect()
+    gc.freeze()
 
 
 def _init_pool_process(**_: Any) -> None:

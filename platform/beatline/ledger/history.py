@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, RowMapping, and_, func, or_, select, tuple_
 
-from beatline.errors import NotFoundError
+from beatline.errors import BeatlineError, NotFoundError
 from beatline.ledger.database import sql
 from beatline.ledger.model import attempts, run_days, runs
 from beatline.ledger.states import RunState
 
 SHORTEST_PREFIX: Final = 4
+_SPAN: Final = re.compile(r"(\d+)\s*(s|m|h|d|w)")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _HIGHEST: Final = "\U0010ffff"
 
 
@@ -67,13 +70,19 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs to list; what is None does not matter. A task may end in `*`."""
+    """Which runs to list; what is None does not matter. A task may end in `*`.
+
+    `text` stands somewhere in the id, the task, the arguments as they are shown, the result, the error or the reason,
+    whatever its case. `since` is included, `until` is not.
+    """
 
     states: frozenset[RunState] = frozenset()
     task: str | None = None
     queue: str | None = None
     schedule: str | None = None
     since: datetime | None = None
+    until: datetime | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,30 +93,46 @@ class Open:
     oldest: datetime
 
 
+_RETRIES: Final = """
+    SELECT a.after ->> 'run_id' AS id, r.state FROM {schema}.audit a
+    LEFT JOIN {schema}.run_days d ON d.id = a.after ->> 'run_id'
+    LEFT JOIN {schema}.runs r ON r.day = d.day AND r.id = d.id
+    WHERE a.kind = 'run' AND a.name = :id AND a.action = 'retry' ORDER BY a.id
+"""
 _RUN_COLUMNS: Final = tuple(runs.c[name] for name in Run.__slots__)
+_SEARCHED: Final = tuple(
+    runs.c[name] for name in ("id", "task", "args_shown", "kwargs_shown", "result", "error", "reason")
+)
 _ATTEMPT_COLUMNS: Final = tuple(attempts.c[name] for name in Attempt.__slots__)
 
 
+def moment(text: str, now: datetime, called: str, local: tzinfo | None = None) -> datetime:
+    """A moment in UTC: a span before `now` (15m, 2h, 7d), or a date with or without a time, in `local`, else this
+    machine's time. Raises BeatlineError, which says what it is `called`.
+    """
+    span = _SPAN.fullmatch(text.strip().lower())
+    try:
+        if span:
+            return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
+        given = datetime.fromisoformat(text.strip())
+        return (given if given.tzinfo or local is None else given.replace(tzinfo=local)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise BeatlineError(
+            f"{called} {text[:40]!r} is no time: write 15m, 2h, 7d, 2026-11-22, or 2026-11-22T14:00."
+        ) from None
+
+
 def list_runs(
-    conn: Connection, wanted: RunFilter, *, limit: int = 50, before: tuple[datetime, str] | None = None
+    conn: Connection, wanted: RunFilter, *, limit: int = 50, before: tuple[datetime | None, str] | None = None
 ) -> list[Run]:
-    """The runs that were accepted last, the newest first; `before` (accepted_at, id) of one page's last gives the next."""
-    conditions: list[ColumnElement[bool]] = []
-    if wanted.states:
-        conditions.append(runs.c.state.in_([str(state) for state in wanted.states]))
-    if wanted.task is not None:
-        name = wanted.task.removesuffix("*")
-        conditions.append(
-            runs.c.task.startswith(name, autoescape=True) if name != wanted.task else runs.c.task == wanted.task
-        )
-    if wanted.queue is not None:
-        conditions.append(runs.c.queue == wanted.queue)
-    if wanted.schedule is not None:
-        conditions.append(runs.c.schedule == wanted.schedule)
-    if wanted.since is not None:
-        conditions.append(or_(runs.c.accepted_at >= wanted.since, runs.c.accepted_at.is_(None)))
+    """The runs that were accepted last, the newest first; `before` (accepted_at, id) of one page's last gives the next.
+
+    Runs that arrive meanwhile stand before the first page, so that no page repeats another. One whose acceptance has
+    not been told yet counts as the newest.
+    """
+    conditions = _conditions(wanted)
     if before is not None:
-        conditions.append(tuple_(runs.c.accepted_at, runs.c.id) < before)
+        conditions.append(_older(*before))
     rows = conn.execute(
         select(*_RUN_COLUMNS)
         .where(and_(True, *conditions))
@@ -115,6 +140,34 @@ def list_runs(
         .limit(limit)
     )
     return [_run(row) for row in rows.mappings()]
+
+
+def _conditions(wanted: RunFilter) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
+    if wanted.states:
+        found.append(runs.c.state.in_([str(state) for state in wanted.states]))
+    if wanted.task is not None:
+        name = wanted.task.removesuffix("*")
+        found.append(
+            runs.c.task.startswith(name, autoescape=True) if name != wanted.task else runs.c.task == wanted.task
+        )
+    if wanted.queue is not None:
+        found.append(runs.c.queue == wanted.queue)
+    if wanted.schedule is not None:
+        found.append(runs.c.schedule == wanted.schedule)
+    if wanted.since is not None:
+        found.append(or_(runs.c.accepted_at >= wanted.since, runs.c.accepted_at.is_(None)))
+    if wanted.until is not None:
+        found.append(runs.c.accepted_at < wanted.until)
+    if wanted.text:
+        found.append(or_(*(column.icontains(wanted.text, autoescape=True) for column in _SEARCHED)))
+    return found
+
+
+def _older(accepted_at: datetime | None, run_id: str) -> ColumnElement[bool]:
+    if accepted_at is not None:
+        return tuple_(runs.c.accepted_at, runs.c.id) < (accepted_at, run_id)
+    return or_(runs.c.accepted_at.is_not(None), runs.c.id < run_id)
 
 
 def find_run(conn: Connection, given: str) -> Run:
@@ -159,6 +212,14 @@ def attempts_of(conn: Connection, run_id: str) -> list[Attempt]:
         .order_by(attempts.c.attempt)
     )
     return [Attempt(**row) for row in rows.mappings()]
+
+
+def retries_of(conn: Connection, run_id: str) -> Mapping[str, RunState | None]:
+    """The runs that people made of this one by retrying it, the first first, with their states; None: history has
+    dropped it.
+    """
+    rows = conn.execute(sql(conn, _RETRIES), {"id": run_id})
+    return {row.id: None if row.state is None else RunState(row.state) for row in rows}
 
 
 def open_runs(conn: Connection) -> Mapping[tuple[str, RunState], Open]:

@@ -208,6 +208,7 @@ audit = Table(
     Column("name", Text, nullable=False),
     Column("before", JSONB),
     Column("after", JSONB),
+    Index("audit_about", "kind", "name"),
 )
 
 epochs = Table(

@@ -26,6 +26,7 @@ from beatline.ledger.reconcile import Reconciler
 from beatline.ledger.stream import COUNT, EventStream
 from beatline.ledger.write import write
 from beatline.logs import get_logger
+from beatline.pulse import Pulse
 from beatline.secrets import mask_urls
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Recorder:
         self._reconciler = Reconciler(installation, self._redis)
         self._redis_outage = Outage("Redis")
         self._postgres_outage = Outage(f"PostgreSQL at {place(settings)}")
+        self._pulse = Pulse(settings.health_folder, "recorder")
         self._next_upkeep = self._next_partitions = 0.0
 
     def run(self) -> None:
@@ -88,7 +90,8 @@ class Recorder:
             return
         log.info("recorder_started")
         while not self._stop.is_set():
-            self._attempt(self._round)
+            if self._attempt(self._round):
+                self._pulse.beat("drained")
         try:
             self._stream.leave()
         except RedisError:

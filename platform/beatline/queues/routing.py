@@ -34,7 +34,8 @@ class FamilyRoutes:
 
     def __init__(self, families: Mapping[str, Family]) -> None:
         self._queues = {name: family.queue for name, family in families.items()}
+        self._routes = {task: queue for family in families.values() for task, queue in family.routes.items()}
 
     def __call__(self, name: str, *_: Any, **__: Any) -> dict[str, str] | None:
-        queue = self._queues.get(name.partition(".")[0]) if "." in name else None
+        queue = self._routes.get(name) or (self._queues.get(name.partition(".")[0]) if "." in name else None)
         return {"queue": queue} if queue else None

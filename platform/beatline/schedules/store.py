@@ -6,7 +6,7 @@ order and Beat, which asks for `revision > seen` at each tick, misses none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import ColumnElement, Connection, RowMapping, insert, or_, select, text, update
 
 from beatline.clock import utc_now
-from beatline.errors import DefinitionError, NotFoundError
+from beatline.errors import ConflictError, DefinitionError, NotFoundError
 from beatline.families import families
 from beatline.ledger.database import schema_of
 from beatline.ledger.model import audit, schedules
@@ -87,13 +87,13 @@ def differences(current: Schedule | None, spec: ScheduleSpec) -> dict[str, tuple
 def add(conn: Connection, spec: ScheduleSpec, *, who: str, owner: Owner = "operator") -> Schedule:
     """A new schedule; its first slot is the first one from now on.
 
-    Raises DefinitionError if one of that name exists, or if it would never run.
+    Raises ConflictError if one of that name exists, DefinitionError if it would never run.
     """
     revision = _begin(conn)
     previous = _find(conn, spec.name)
     if previous is not None and previous.removed_at is None:
-        raise DefinitionError(
-            f"There is a schedule {spec.name!r} already: change it with `beatline apply`, or remove it first."
+        raise ConflictError(
+            f"There is a schedule {spec.name!r} already: change it with `beatline schedules set`, or remove it first."
         )
     return _insert(conn, spec, revision, utc_now(), who, owner, previous)
 
@@ -122,11 +122,22 @@ def put(
     return _change(conn, current, revision, now, who, "change", values), Put.CHANGED
 
 
+def edit(
+    conn: Connection, name_or_id: str, edited: Callable[[Schedule], ScheduleSpec], *, who: str
+) -> tuple[Schedule, Put]:
+    """The schedule with the spec that `edited` makes of it; nobody else changes it between. Else as `put`."""
+    _begin(conn)
+    return put(conn, edited(get(conn, name_or_id)), who=who, owner="operator")
+
+
 def pause(conn: Connection, name_or_id: str, *, who: str, reason: str | None = None) -> Schedule:
-    """From now on no slot is decided. Slots that were due but not decided yet are skipped."""
+    """From now on no slot is decided. Slots that were due but not decided yet are skipped.
+
+    Raises ConflictError if it is paused already.
+    """
     revision, current, now = _begin(conn), get(conn, name_or_id), utc_now()
     if current.paused_at is not None:
-        raise DefinitionError(
+        raise ConflictError(
             f"The schedule {current.name!r} is paused already, since {current.paused_at:%Y-%m-%d %H:%M} UTC "
             f"by {current.paused_by}."
         )
@@ -138,11 +149,11 @@ def pause(conn: Connection, name_or_id: str, *, who: str, reason: str | None = N
 def resume(conn: Connection, name_or_id: str, *, who: str) -> Schedule:
     """Slots from now on are decided again; those of the pause are not made up for. Ends a quarantine as well.
 
-    Raises DefinitionError if there is nothing to resume, or if the reason of the quarantine still stands.
+    Raises ConflictError if there is nothing to resume, DefinitionError if the reason of the quarantine still stands.
     """
     revision, current, now = _begin(conn), get(conn, name_or_id), utc_now()
     if current.paused_at is None and current.quarantined is None:
-        raise DefinitionError(f"The schedule {current.name!r} is neither paused nor quarantined.")
+        raise ConflictError(f"The schedule {current.name!r} is neither paused nor quarantined.")
     _refuse_dead(current.spec(), now)
     until = _settle(conn, current, now, who, "")
     values = {"paused_at": None, "paused_by": None, "pause_reason": None, "quarantined": None, "decided_until": until}

@@ -1,4 +1,4 @@
-"""The family collect: reads sources (http, file) into datasets."""
+"""The family collect: reads sources (http, file, sql) into datasets."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def _read_one_page(installation: Installation, source: Source) -> _Sample:
     fetcher = Fetcher(source, {}, allow_private=allow_private) if source.type == "http" else None
     reader = RowReader(source, source.typed)
     progress = None if source.cursor is None else Progress(source.cursor, None)
-    with fetcher or nullcontext(), closing(iter(read_pages(source, fetcher, None, {}))) as pages:
+    with fetcher or nullcontext(), closing(iter(read_pages(installation, source, fetcher, None, {}))) as pages:
         page = next(pages)
         sample = _Sample(page.where)
         for number, raw in enumerate(islice(page.rows, _ROWS_LOOKED_AT), 1):

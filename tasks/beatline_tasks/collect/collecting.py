@@ -28,6 +28,7 @@ from beatline_tasks.collect.http import Fetcher
 from beatline_tasks.collect.pages import HttpPages, Page, Pages, TooManyPagesError, Validators
 from beatline_tasks.collect.rows import Refusals, RowReader, RowRefusedError
 from beatline_tasks.collect.source import Source
+from beatline_tasks.collect.sql import SqlPages
 
 if TYPE_CHECKING:
     from beatline.installation import Installation
@@ -100,12 +101,15 @@ def open_source(installation: Installation, source_id: str) -> tuple[Definition,
 
 
 def read_pages(
+    installation: Installation,
     source: Source,
     fetcher: Fetcher | None,
     start: cursor.Position | None,
     known: Validators,
 ) -> Pages:
     """The pages of a source from a position on; a source of type http needs a fetcher."""
+    if source.type == "sql":
+        return SqlPages(source, installation, start)
     if fetcher is None:
         return FilePages(source, known)
     return HttpPages(source, fetcher, start, known)
@@ -115,8 +119,7 @@ class _Run:
     def __init__(
         self, installation: Installation, definition: Definition, source: Source, run: RunContext, lock: DefinitionLock
     ) -> None:
-        self._engine = installation.engine
-        self._allow_private = installation.settings.allow_private_addresses
+        self._installation, self._engine = installation, installation.engine
         self._definition, self._source, self._run, self._lock = definition, source, run, lock
         self._tally = Tally()
 
@@ -141,11 +144,15 @@ class _Run:
         return result
 
     def _read_all(self) -> Validators:
+        if self._source.type != "http":
+            return self._read_pages(self._pages(None))
         identity = {"Beatline-Run": self._run.run_id, "Beatline-Attempt": str(self._run.attempt)}
-        if self._source.type == "file":
-            return self._read_pages(read_pages(self._source, None, self._state.start, self._state.validators))
-        with Fetcher(self._source, identity, allow_private=self._allow_private) as fetcher:
-            return self._read_pages(read_pages(self._source, fetcher, self._state.start, self._state.validators))
+        allow_private = self._installation.settings.allow_private_addresses
+        with Fetcher(self._source, identity, allow_private=allow_private) as fetcher:
+            return self._read_pages(self._pages(fetcher))
+
+    def _pages(self, fetcher: Fetcher | None) -> Pages:
+        return read_pages(self._installation, self._source, fetcher, self._state.start, self._state.validators)
 
     def _read_pages(self, pages: Pages) -> Validators:
         reader = RowReader(self._source, self._dataset.columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
@@ -20,6 +21,21 @@ from beatline.datasets.columns import RESERVED, ColumnType
 
 _COLUMN_BYTES: Final = 63
 """PostgreSQL cuts a longer name silently."""
+_QUERY_CHARS: Final = 50_000
+CURSOR_PARAMETER: Final = re.compile(r"(?<![:\w]):cursor\b")
+"""Where a query takes the position; `x::cursor` would be a type's name."""
+_SQL: Final = ("connection", "query", "table")
+_READ_WHOLE: Final = (
+    "records",
+    "pagination",
+    "auth",
+    "params",
+    "headers",
+    "csv",
+    "expect",
+    "max_page_bytes",
+    "max_pages",
+)
 Param = str | int | float | bool
 
 
@@ -39,6 +55,7 @@ def _sendable_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
+TableName = Annotated[str, StringConstraints(pattern=r'^[^.\x00"]{1,63}(\.[^.\x00"]{1,63})?$')]
 HeaderSecret = Annotated[SecretStr, AfterValidator(_sendable_secret)]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}$")]
 HeaderValue = Annotated[str, AfterValidator(_sendable)]
@@ -178,10 +195,15 @@ class Csv(_Strict):
 class Source(_Strict):
     """What collect reads. A row is refused without its key, or with a value that is not its column's type."""
 
-    type: Literal["http", "file"]
+    type: Literal["http", "file", "sql"]
     url: str | None = None
     path: str | None = None
-    format: Literal["json", "csv", "jsonl"]
+    connection: str | None = Field(default=None, description="sql: the connection to the database, its name or id")
+    query: str | None = Field(
+        default=None, max_length=_QUERY_CHARS, description="sql: a SELECT; :cursor is bound in it"
+    )
+    table: TableName | None = Field(default=None, description="sql: a table or view, in place of a query")
+    format: Literal["json", "csv", "jsonl"] = Field(default="json", description="http and file: it is required")
     records: str = Field(default="", description="where the list of rows is in a JSON answer: data.items")
     dataset: str | None = Field(default=None, description="the table that is filled; without it, named as the source")
     key: tuple[str, ...] = Field(min_length=1, description="the fields that tell one row from another")
@@ -232,6 +254,10 @@ class Source(_Strict):
             raise ValueError("a source of type http has a url, and no path")
         if self.type == "file":
             self._check_file()
+        if self.type == "sql":
+            self._check_sql()
+        else:
+            self._check_read_from_bytes()
         if self.format != "json":
             if self.records:
                 raise ValueError(f"records is for JSON; {self.format} has one row a line")
@@ -250,6 +276,29 @@ class Source(_Strict):
             raise ValueError("auth, params, headers and pagination are for http")
         if self.cursor is not None and (self.cursor.param or self.cursor.tie_param):
             raise ValueError("cursor.param is for http")
+
+    def _check_read_from_bytes(self) -> None:
+        given = [name for name in _SQL if getattr(self, name) is not None]
+        if given:
+            raise ValueError(f"{', '.join(given)}: is for sources of type sql")
+        if "format" not in self.model_fields_set:
+            raise ValueError("format: is required: json, csv or jsonl")
+
+    def _check_sql(self) -> None:
+        if self.connection is None:
+            raise ValueError("connection: is required for a source of type sql: `beatline connections list` has them")
+        if (self.query is None) == (self.table is None):
+            raise ValueError("query or table: a source of type sql has one of them")
+        foreign = ("url", "path", "format", *_READ_WHOLE, "etag")
+        given = [name for name in foreign if name in self.model_fields_set]
+        if given:
+            raise ValueError(f"{', '.join(given)}: is not for sources of type sql")
+        if self.cursor is not None and (self.cursor.param or self.cursor.tie_param):
+            raise ValueError("cursor.param: is for http; a query names its position as :cursor")
+        if self.cursor is None and self.query is not None and CURSOR_PARAMETER.search(self.query):
+            raise ValueError("cursor: the query uses :cursor, and no cursor.field says which field that is")
+        if self.query is not None and not self.query.strip().strip(";"):
+            raise ValueError("query: is empty")
 
     def _check_cursor(self, cursor: CursorSpec) -> None:
         kind = self.columns.get(cursor.field)

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Final
 
-from beatline.families import Family, OwnSchedule
+from beatline.families import Family, Kind, OwnSchedule
 from beatline.queues.topology import DEFAULT
 
 family: Final = Family(
     name="maintenance",
     queue=DEFAULT,
     modules=("beatline_tasks.maintenance.jobs",),
-    schedules=(OwnSchedule("beatline.prune-history", "maintenance.prune_history", cron="17 3 * * *"),),
+    kinds=(
+        Kind(
+            name="connection",
+            plural="connections",
+            model="beatline.connections.model:Connection",
+            actions={"check": "beatline.connections.actions:check"},
+        ),
+    ),
+    schedules=(
+        OwnSchedule("beatline.prune-history", "maintenance.prune_history", cron="17 3 * * *"),
+        OwnSchedule("beatline.tend-artifacts", "maintenance.tend_artifacts", cron="*/10 * * * *"),
+    ),
 )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, RowMapping, select, update
 
-from beatline.errors import DefinitionError, NotFoundError
+from beatline.errors import ConflictError, DefinitionError, NotFoundError
 from beatline.families import Family, OwnSchedule
 from beatline.installation import Installation
 from beatline.ledger.model import audit, occurrences, runs, schedules
@@ -62,7 +62,7 @@ def test_secrets_in_kwargs_do_not_reach_the_audit(conn: Connection) -> None:
 
 def test_a_name_is_taken_once(conn: Connection) -> None:
     store.add(conn, every_minute(), who="ann")
-    with pytest.raises(DefinitionError, match="There is a schedule 'minutely' already"):
+    with pytest.raises(ConflictError, match="There is a schedule 'minutely' already"):
         store.add(conn, every_minute(), who="ann")
 
 
@@ -127,10 +127,10 @@ def test_a_pause_skips_what_was_due_and_resuming_does_not_burst(conn: Connection
 
 def test_pausing_twice_and_resuming_what_runs_are_errors(conn: Connection) -> None:
     store.add(conn, every_minute(), who="ann")
-    with pytest.raises(DefinitionError, match="neither paused nor quarantined"):
+    with pytest.raises(ConflictError, match="neither paused nor quarantined"):
         store.resume(conn, "minutely", who="ann")
     store.pause(conn, "minutely", who="ann")
-    with pytest.raises(DefinitionError, match=r"paused already, since .* by ann"):
+    with pytest.raises(ConflictError, match=r"paused already, since .* by ann"):
         store.pause(conn, "minutely", who="bob")
 
 

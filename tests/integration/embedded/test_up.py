@@ -109,7 +109,7 @@ def test_status_says_what_runs_where(running: Up) -> None:
     assert code == 0
     assert {row["state"] for row in rows.values()} == {"ready"}
     assert {row["kind"] for row in rows.values()} == {
-        "supervisor", "redis", "postgres", "beat", "worker", "recorder", "flower",
+        "supervisor", "redis", "postgres", "beat", "worker", "recorder", "flower", "api",
     }  # fmt: skip
     assert all(row["pid"] and row["memory_mb"] > 0 for row in rows.values())
     shown = running.run("beatline.cli", "status")
@@ -257,7 +257,7 @@ def test_ctrl_c_stops_it_while_it_starts(up: Up) -> None:
     assert "Stopped before everything was ready." in spawned.output()
 
 
-@pytest.mark.parametrize("variable", ["EMBEDDED_REDIS_PORT", "EMBEDDED_POSTGRES_PORT", "FLOWER_PORT"])
+@pytest.mark.parametrize("variable", ["EMBEDDED_REDIS_PORT", "EMBEDDED_POSTGRES_PORT", "FLOWER_PORT", "API_PORT"])
 def test_a_taken_port_is_one_sentence_and_nothing_stays(up: Up, variable: str) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -268,7 +268,7 @@ def test_a_taken_port_is_one_sentence_and_nothing_stays(up: Up, variable: str) -
         done = up.run("beatline.cli", "up", "--quiet")
 
     assert done.returncode == 1
-    assert re.fullmatch(rf"Port {port} for \w+ is taken .*BEATLINE_{variable}.*\n", done.stderr)
+    assert re.fullmatch(rf"Port {port} for [\w ]+ is taken .*BEATLINE_{variable}.*\n", done.stderr)
     assert not [one for one in psutil.process_iter(["cmdline"]) if str(up.home) in " ".join(one.info["cmdline"] or ())]
 
 

@@ -87,16 +87,16 @@ def test_an_end_that_overtakes_its_begin_takes_it_along(
         """Claims whose begin reaches Redis only after the end did, as two connections may have it."""
 
         def begin(self, lease: Lease, started: str) -> bool:
-            overtaken.append(keeper.finish(end(lease)))
+            overtaken.append(ours.finish(end(lease)))
             return super().begin(lease, started)
 
     monkeypatch.setattr("beatline.engine.lease.Claims", Overtaken)
-    keeper = LeaseKeeper(installation.settings)
-    keeper.start()
-    lease = claim(keeper)
-    keeper.begin(lease, event(lease), None)
+    ours = LeaseKeeper(installation.settings)
+    ours.start()
+    lease = claim(ours)
+    ours.begin(lease, event(lease), None)
     wait_until(lambda: overtaken == [True])
-    keeper.stop()
+    ours.stop()
     assert kinds(installation) == ["began, succeeded"]
 
 

@@ -84,7 +84,7 @@ def test_one_run_is_shown_with_its_attempts_and_what_to_do(beatline: Beatline) -
     for expected in ("bbbb2222-sick", "ValueError", "w@x", "'password': '***'", "Traceback (most"):
         assert expected in out
     assert "\x1b" not in out
-    assert "beatline schedules run-now nightly" in err
+    assert "beatline runs retry bbbb2222-sick" in err
     _, out, _ = beatline("runs", "show", "aaaa1111", "--json")
     shown = json.loads(out)
     assert (shown["result"], shown["suggestion"]) == ("'ok'", None)

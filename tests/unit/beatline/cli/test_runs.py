@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from beatline.cli.runs import moment, suggestion
+from beatline.cli.runs import suggestion
 from beatline.errors import BeatlineError
-from beatline.ledger.history import Run
+from beatline.ledger.history import Run, moment
 from beatline.ledger.states import RunState
 
 _NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -31,13 +31,13 @@ def _run(state: RunState, *, age_s: float = 3600, **facts: Any) -> Run:
     ],
 )
 def test_a_moment_is_a_span_or_a_date(text: str, expected: datetime) -> None:
-    assert moment(text, _NOW) == expected
+    assert moment(text, _NOW, "--since") == expected
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "5", "-3h", "99999999999w", "2026-13-01", "0001-01-01T00:00+14:00"])
 def test_what_is_no_moment_is_refused_with_examples(text: str) -> None:
     with pytest.raises(BeatlineError, match="write 15m, 2h, 7d"):
-        moment(text, _NOW)
+        moment(text, _NOW, "--since")
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_what_is_no_moment_is_refused_with_examples(text: str) -> None:
         (_run(RunState.LOST), "beatline recorder"),
         (_run(RunState.QUEUED), "who serves 'etl'"),
         (_run(RunState.QUEUED, eta=_NOW + timedelta(hours=1)), "waits for its time"),
-        (_run(RunState.FAILED), "send the task again"),
-        (_run(RunState.FAILED, schedule="nightly"), "beatline schedules run-now nightly"),
+        (_run(RunState.FAILED), "beatline runs retry r"),
+        (_run(RunState.FAILED, schedule="nightly"), "beatline runs retry r"),
         (_run(RunState.DEAD), "Someone must look"),
     ],
 )

@@ -54,6 +54,7 @@ def test_no_password_is_on_a_command_line_or_in_a_repr(settings: Settings) -> No
         *children.workers(settings, env, worker_groups(TOPOLOGY)),
         children.recorder(settings, env),
         children.flower(settings, env, 5555),
+        children.api(settings, env, 8000),
     ]
 
     assert "hidden" not in " ".join(argument for child in found for argument in child.arguments)
@@ -71,5 +72,5 @@ def test_a_group_of_several_processes_has_a_name_for_each(settings: Settings) ->
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])  # noqa: S104  # nothing is bound
-def test_flowers_url_is_one_that_a_browser_here_can_open(host: str) -> None:
-    assert children.flower_url(host, 5555) == "http://127.0.0.1:5555/"
+def test_a_url_is_one_that_a_browser_here_can_open(host: str) -> None:
+    assert children.url_of(host, 5555) == "http://127.0.0.1:5555/"

@@ -1,0 +1,74 @@
+"""The tasks of the family email; what they do is imported when they run."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from celery import Task, shared_task
+
+from beatline.errors import ServiceError, TransientError
+from beatline.task.context import installation
+from beatline_tasks.email.errors import HostBusyError, MailboxError
+
+_TRIES_AT_FULL_HOST: Final = 100
+
+
+@shared_task(
+    name="email.poll_account",
+    bind=True,
+    ignore_result=True,
+    autoretry_for=(TransientError, ServiceError),
+    max_retries=5,
+    retry_backoff=2,
+    retry_backoff_max=300,
+)
+def poll_account(self: Task[..., Any], account_id: str) -> dict[str, Any] | str:
+    """Store what is new in a mailbox (its name or id); `busy` if another poll does so, `backing off` after a failure."""
+    from beatline_tasks.email.polling import poll
+
+    if not isinstance(account_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # a message can hold anything
+        raise MailboxError(f"email.poll_account takes the name or the id of a mailbox as text, not {account_id!r:.80}.")
+    try:
+        return poll(installation(), self.app, account_id)
+    except HostBusyError as exc:
+        # No thread waits for the place: others can poll other hosts.
+        raise self.retry(exc=exc, countdown=exc.retry_after_s, max_retries=_TRIES_AT_FULL_HOST) from exc
+
+
+@shared_task(
+    name="email.process_message",
+    bind=True,
+    ignore_result=True,
+    autoretry_for=(TransientError, ServiceError),
+    max_retries=5,
+    retry_backoff=2,
+    retry_backoff_max=300,
+)
+def process_message(self: Task[..., Any], message_id: str) -> str:
+    """Hand a message to the task that its mailbox names in on_message; without one it is processed."""
+    from beatline_tasks.email.processing import process
+
+    return process(installation(), self.app, message_id)
+
+
+@shared_task(
+    name="email.finish_message",
+    ignore_result=True,
+    autoretry_for=(TransientError, ServiceError),
+    max_retries=5,
+    retry_backoff=2,
+    retry_backoff_max=300,
+)
+def finish_message(message_id: str, state: Literal["processed", "failed"], error: str | None = None) -> str:
+    """Write down how the task of on_message ended."""
+    from beatline_tasks.email.processing import finish
+
+    return finish(installation(), message_id, state, error)
+
+
+@shared_task(name="email.sync_accounts", ignore_result=True, autoretry_for=(ServiceError,), max_retries=2)
+def sync_accounts(interval: float = 60) -> dict[str, int]:
+    """Keep one schedule for each mailbox; `interval` in seconds is of those that name none."""
+    from beatline_tasks.email.scheduling import sync
+
+    return sync(installation(), interval).counts

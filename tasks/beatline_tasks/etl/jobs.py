@@ -1,0 +1,75 @@
+"""The tasks of the family etl; what they do is imported when they run."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from celery import Task, shared_task
+
+from beatline.errors import BeatlineError, ServiceError, TransientError
+from beatline.task.context import current_run, installation
+from beatline_tasks.etl.errors import JobError
+
+_LONGEST_WAIT_S: Final = 3600
+
+
+@shared_task(
+    name="etl.run_job",
+    bind=True,
+    ignore_result=True,
+    autoretry_for=(TransientError, ServiceError),
+    max_retries=5,
+    retry_backoff=2,
+    retry_backoff_max=300,
+)
+def run_job(self: Task[..., Any], job_id: str) -> dict[str, Any] | str:
+    """Load what a job (its name or id) has to load, and count it; `busy` if another run of the job does so."""
+    from beatline_tasks.etl.running import run_load
+
+    try:
+        return run_load(installation(), _text(job_id), current_run())
+    except TransientError as exc:
+        if exc.retry_after_s is None:
+            raise
+        raise self.retry(exc=exc, countdown=min(exc.retry_after_s, _LONGEST_WAIT_S)) from exc
+
+
+@shared_task(
+    name="etl.archive",
+    ignore_result=True,
+    autoretry_for=(TransientError, ServiceError),
+    max_retries=5,
+    retry_backoff=30,
+    retry_backoff_max=1800,
+)
+def archive(job_id: str) -> dict[str, Any] | str:
+    """Bring the past days of a job's table into files, and out of the table; `busy` if another run does so."""
+    from beatline.logs import get_logger
+    from beatline_tasks.etl.archive import run_archive
+
+    try:
+        return run_archive(installation(), _text(job_id), current_run())
+    except BeatlineError as exc:
+        get_logger(__name__).error("archive_failed", job=str(job_id)[:100], error=str(exc))
+        raise
+
+
+@shared_task(
+    name="etl.prune_history",
+    ignore_result=True,
+    autoretry_for=(ServiceError,),
+    max_retries=5,
+    retry_backoff=60,
+    retry_backoff_max=3600,
+)
+def prune_history() -> dict[str, int]:
+    """Remove rejected rows and notes of loads older than the setting history_days; each job's last load stays."""
+    from beatline_tasks.etl.retention import prune
+
+    return prune(installation())
+
+
+def _text(job_id: object) -> str:
+    if not isinstance(job_id, str):  # a message can hold anything
+        raise JobError(f"A job is named by its name or its id as text, not {job_id!r:.80}.")
+    return job_id

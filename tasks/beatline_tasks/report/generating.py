@@ -1,0 +1,87 @@
+"""One run of a report: its issue for the period, and the chain of steps that makes and sends it.
+
+A chain is sent under run ids that follow from the issue, so that one sent twice, after a crash, runs once. If a step
+fails for good, its error call-back is the clean-up, under the same run id as at the chain's end; if a step dies
+without a word, `sweeping` ends the issue.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from celery import chain, current_app
+
+from beatline.clock import utc_now
+from beatline.definitions import Definition, open_spec, store
+from beatline.errors import SecretError
+from beatline.failpoints import reach
+from beatline.ledger.database import guarded
+from beatline.logs import get_logger
+from beatline_tasks.report import issues
+from beatline_tasks.report.errors import ReportError
+from beatline_tasks.report.issues import STEPS, Issue
+from beatline_tasks.report.period import period_before, read_moment
+from beatline_tasks.report.spec import Report
+
+if TYPE_CHECKING:
+    from beatline.installation import Installation
+    from beatline.task.context import RunContext
+
+KIND: Final = "report"
+
+
+def open_report(installation: Installation, name_or_id: str) -> tuple[Definition, Report]:
+    """The report of this name or id, secrets in place. Raises ReportError if it is parked.
+
+    A report whose secrets cannot be opened is parked, so that it fails in words and the others run.
+    """
+    with installation.engine.connect() as conn:
+        definition = store.get(conn, KIND, name_or_id)
+    if definition.parked is not None:
+        raise ReportError(
+            f"{definition.called} is parked: {definition.parked} "
+            f"Once that is mended, `beatline reports check {definition.name}` lets it run again."
+        )
+    try:
+        return definition, open_spec(installation, definition, Report)
+    except SecretError as exc:
+        with installation.engine.begin() as conn:
+            store.park(conn, definition, str(exc), who=KIND)
+        raise
+
+
+def generate(installation: Installation, report_id: str, run: RunContext, at: str | None) -> dict[str, Any]:
+    """Begin the issue of the period before the run's slot (or before `at`) and send its chain.
+
+    The result says which issue, and why nothing was begun if that is so: `busy`, `sent` or `skipped` already.
+    """
+    with guarded(installation.settings):
+        definition, report = open_report(installation, report_id)
+        period = period_before(read_moment(at) or run.slot or utc_now(), report.period, report.zone)
+        with installation.engine.begin() as conn:
+            begun = issues.begin(conn, definition, period, run.run_id)
+    reach("report.begun")
+    issue = begun.issue
+    if begun.ours:
+        send_chain(issue)
+        reach("report.chained")
+    said = {
+        "issue": str(issue.id),
+        "period_start": period.start.isoformat(),
+        "period_end": period.end.isoformat(),
+        "round": issue.round,
+        **({"already": begun.why} if begun.why else {}),
+    }
+    get_logger(__name__).info("report_begun", report=definition.name, **said)
+    return said
+
+
+def send_chain(issue: Issue) -> None:
+    """Queue the steps of an issue's round; sending them again changes nothing."""
+    fetch, render, send, clean_up = (
+        current_app.signature(f"report.{step}", args=(str(issue.id),), immutable=True, task_id=issue.step_run_id(step))
+        for step in STEPS
+    )
+    for step in (fetch, render, send):
+        step.on_error(clean_up.clone())
+    chain(fetch, render, send, clean_up).apply_async()

@@ -1,0 +1,55 @@
+"""What is taken as one SELECT, and what is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from beatline_tasks.etl.statement import one_select
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1",
+        "  -- why\n with x as (select ';') select * from x",
+        "/* a /* nested ; */ comment */ SELECT $$ ; ) $$, $tag$ ' $tag$",
+        "SELECT E'it\\'s; (', 'it''s; (', \"a;\"\"(\"",
+        "(SELECT 1) UNION (SELECT 2)",
+        "VALUES (1), (2)",
+        "SELECT a$b FROM input -- ;",
+        "SELECT '\\' AS one_backslash",
+        "SELECT price > 5, a::text, $1",
+    ],
+)
+def test_one_select_is_taken_as_it_is(sql: str) -> None:
+    assert one_select(sql) == sql
+
+
+def test_a_semicolon_at_the_end_is_left_out() -> None:
+    assert one_select("SELECT 1 ; -- done\n /* really */ ") == "SELECT 1 "
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("SELECT 1; DROP TABLE x", "second statement"),
+        ("SELECT 1;;", "second statement"),
+        ("SELECT 1) AS x; DROP TABLE y; SELECT (1", "closes a parenthesis"),
+        ("SELECT (1", "does not close"),
+        ("DELETE FROM x", "begins with 'delete'"),
+        ("", "is empty"),
+        ("-- SELECT 1", "is empty"),
+        ("SELECT 'open", "has a ' that is not closed"),
+        ('SELECT "open', 'has a " that is not closed'),
+        ("SELECT $a$ open $b$", r"has a \$a\$ that is not closed"),
+        ("SELECT 1 /* open /* */", r"has a /\* that is not closed"),
+        ("SELECT E'\\'; DROP TABLE x; --'; DROP TABLE y", "second statement"),
+        ("SELECT '\\'; DROP TABLE x; --'", "second statement"),
+        ("SELECT a$$; DROP TABLE x; $$", "second statement"),
+        ("SELECT 1\x00", "NUL"),
+        ("SELECT " + "1" * 100_000, "at most 100,000"),
+    ],
+)
+def test_anything_else_is_refused(sql: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        one_select(sql)

@@ -1,0 +1,1 @@
+"""The routes, thin over the functions that the command line calls too."""

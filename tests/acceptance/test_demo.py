@@ -65,7 +65,13 @@ def test_nothing_is_lost_and_nothing_doubled_though_a_worker_is_killed(spawner: 
     assert re.search(
         r"killed +collect-\d in run \S+: attempt 1 on collect-\d lost; attempt 2 on collect-\d succeeded", output
     )
-    assert list((home / "demo").iterdir()) == [], "its data goes with it"
+    assert "48 of 48" in output
+    assert re.search(r"deliveries +1 email sent, 1 store sent", output)
+    assert re.search(r"messages +1 processed; found by \d+ polls of 20 mailboxes", output)
+    assert [path.name for path in (home / "demo").iterdir()] == ["report"], "its data goes with it, the report stays"
+    files = sorted((home / "demo" / "report").iterdir())
+    assert {path.suffix for path in files} >= {".html", ".xlsx"}
+    assert all(str(path) in output for path in files)
     assert left_running(home) == []
 
 
@@ -74,7 +80,7 @@ def test_a_lost_row_and_a_doubled_run_are_found(spawner: Spawner, home: Path) ->
     demo.wait_for(r"Ctrl-C stops it", COUNTED_S)
     assert (counted(demo.output(), "lost"), counted(demo.output(), "doubled")) == (0, 0)
     assert re.search(r"Flower: http://127\.0\.0\.1:\d+/", demo.output())
-    (folder,) = (home / "demo").iterdir()
+    (folder,) = (home / "demo").glob("run-*")
     lose_a_day(folder)
     double_a_run(folder / "feed.jsonl")
     demo.send(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The demo from beginning to end: start everything, define, work, kill a worker, drain, count."""
+"""The demo from beginning to end: start everything, define, work, kill a worker, drain, post the report, count."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,9 +29,12 @@ from beatline.schedules import store as schedules
 from beatline.schedules.model import read_spec
 from beatline.settings import Settings
 from beatline_tasks.demo import evidence
+from beatline_tasks.demo.circle import PostRound
+from beatline_tasks.demo.circle_verdict import Circle
 from beatline_tasks.demo.evidence import NAME
 from beatline_tasks.demo.feed import Feed
 from beatline_tasks.demo.feedlog import FeedLog, read_log
+from beatline_tasks.demo.mail import MailServers, mail_servers
 from beatline_tasks.demo.verdict import Evidence
 from beatline_tasks.demo.weather import Day, all_days
 
@@ -42,6 +45,7 @@ KILL_AT: Final = 0.35
 """The share of the feed that is out when a worker is killed."""
 WORK_LIMIT_S: Final = 120.0
 SETTLE_LIMIT_S: Final = 30.0
+POST_LIMIT_S: Final = 60.0
 _LOOK_EVERY_S: Final = 0.1
 _COUNT_EVERY_S: Final = 0.5
 _STALE_S: Final = 3600.0
@@ -70,8 +74,11 @@ class Progress:
 class Demo:
     """One run of the demo on a data folder of its own. Use it from the main thread."""
 
-    def __init__(self, folder: Path, *, keep: bool, grow_s: float, seed: int, should_stop: Callable[[], bool]) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, *, shelf: Path, keep: bool, grow_s: float, seed: int, should_stop: Callable[[], bool]
+    ) -> None:
+        self.folder, self.shelf = folder, shelf
+        self._with_mail = ExitStack()
         self._should_stop = should_stop
         self._days = all_days()
         self._log_path = folder / "feed.jsonl"
@@ -89,6 +96,7 @@ class Demo:
         self.feed_url = ""
         self.killed: Killed | None = None
         self.duration_s = 0.0
+        self.post_s = 0.0
 
     @property
     def days(self) -> int:
@@ -101,15 +109,18 @@ class Demo:
         return self._supervisor.flower_url
 
     def start(self) -> None:
-        """Start servers, Beat, two workers and the recorder, and serve the feed."""
+        """Start servers, Beat, the workers and the recorder, and serve feed and mail."""
         self._supervisor.start()
         self._installation = Installation(self._supervisor.settings)
         self.feed_url = self._feed.start()
+        self.mail: MailServers = self._with_mail.enter_context(mail_servers())
+        self._post = PostRound(self._installation, self.mail, self.shelf, self._days)
 
     def stop(self) -> None:
         """Stop everything that runs."""
         self._feed.stop()
         self._supervisor.stop()
+        self._with_mail.close()
         self._console.close()
 
     def tick(self) -> None:
@@ -135,6 +146,20 @@ class Demo:
             show(Progress(elapsed_s, self._feed.available(), stored, self.days, self.killed))
         self._settle()
         self.duration_s = monotonic_s() - began_s
+
+    def post(self) -> None:
+        """Have the figures made, reported, mailed and found again."""
+        began_s = monotonic_s()
+        self._post.begin()
+        while monotonic_s() - began_s < POST_LIMIT_S and not self._post.is_over():
+            self._pause()
+        self._post.end()
+        self._wait_for_ends()
+        self.post_s = monotonic_s() - began_s
+
+    def circle(self) -> Circle:
+        """What there is to count of the post now."""
+        return self._post.count()
 
     def evidence(self) -> tuple[Evidence, evidence.Ledger]:
         """What there is to count now."""
@@ -190,6 +215,9 @@ class Demo:
         """Let no more slots come due, and wait until every run has its end."""
         with self._installation.engine.begin() as conn:
             schedules.pause(conn, NAME, who=WHO, reason="the feed is drained")
+        self._wait_for_ends()
+
+    def _wait_for_ends(self) -> None:
         until_s = monotonic_s() + SETTLE_LIMIT_S
         while monotonic_s() < until_s:
             self._pause()
@@ -214,15 +242,24 @@ def own_settings(folder: Path) -> Settings:
         for name, field in Settings.model_fields.items()
         if name != "flower_port"
     }
-    ours = {"home": folder, "lease_s": LEASE_S, "lease_renew_s": LEASE_S / 4, "allow_private_addresses": True}
+    ours = {
+        "home": folder,
+        "lease_s": LEASE_S,
+        "lease_renew_s": LEASE_S / 4,
+        "allow_private_addresses": True,
+        "task_modules": ("beatline_tasks.demo.jobs",),
+    }
     return Settings.model_validate(defaults | ours)
 
 
 def worker_groups_of(*, keep: bool) -> tuple[WorkerGroup, ...]:
-    """Two workers for collect; where the demo stays, one for each group of the other queues too."""
+    """Two workers for collect, and one process of threads for the other queues; one for each group where it stays."""
     (queue,) = (queue for queue in TOPOLOGY if queue.name == QUEUE)
+    others = [other for other in TOPOLOGY if other is not queue]
     two = WorkerGroup(QUEUE, (queue,), Overrides(concurrency=2), processes=2)
-    return (two, *worker_groups(other for other in TOPOLOGY if other is not queue)) if keep else (two,)
+    if keep:
+        return (two, *worker_groups(others))
+    return (two, WorkerGroup("rest", tuple(others), Overrides(pool="threads", concurrency=12)))
 
 
 def source_spec(url: str) -> Mapping[str, Any]:
@@ -241,16 +278,22 @@ def source_spec(url: str) -> Mapping[str, Any]:
 
 
 @contextmanager
-def own_folder(home: Path) -> Generator[Path]:
-    """A fresh folder below the data folder, which is the working directory meanwhile. It stays: it has the logs."""
-    parent = prepare_home(home) / "demo"
+def own_folders(home: Path) -> Generator[tuple[Path, Path]]:
+    """A fresh folder below the data folder, which is the working directory meanwhile, and one for the report's files.
+
+    Both stay: the first has the logs, the second is what the demo made.
+    """
+    parent = prepare_home(home).resolve() / "demo"
     parent.mkdir(mode=0o700, exist_ok=True)
     _remove_stale(parent)
+    shelf = parent / "report"
+    shutil.rmtree(shelf, ignore_errors=True)
+    shelf.mkdir(mode=0o700)
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
     before = Path.cwd()
     os.chdir(folder)  # away from a .env that is meant for something else
     try:
-        yield folder
+        yield folder, shelf
     finally:
         os.chdir(before)
 

@@ -91,6 +91,7 @@ class Demo:
             # A blank one hides what another program set; the folder has no .env either.
             env={"CELERY_RESULT_BACKEND": ""},
             flower=keep,
+            api=keep,
             should_stop=should_stop,
         )
         self.feed_url = ""
@@ -107,6 +108,11 @@ class Demo:
     def flower_url(self) -> str | None:
         """Where Flower is, if it runs."""
         return self._supervisor.flower_url
+
+    @property
+    def api_url(self) -> str | None:
+        """Where the admin API is, if it runs."""
+        return self._supervisor.api_url
 
     def start(self) -> None:
         """Start servers, Beat, the workers and the recorder, and serve feed and mail."""
@@ -235,12 +241,12 @@ class Demo:
 def own_settings(folder: Path) -> Settings:
     """Settings that owe nothing to the environment: the demo has servers, data and addresses of its own.
 
-    Flower's port is left open, so that a free one is taken.
+    The ports of Flower and the API are left open, so that free ones are taken.
     """
     defaults: dict[str, Any] = {
         name: field.get_default(call_default_factory=True)
         for name, field in Settings.model_fields.items()
-        if name != "flower_port"
+        if name not in ("flower_port", "api_port")
     }
     ours = {
         "home": folder,

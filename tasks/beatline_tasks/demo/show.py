@@ -131,6 +131,7 @@ def _doubled(counted: _Counted) -> int:
 
 def _show_where(demo: Demo) -> None:
     output.say(f"Flower: {demo.flower_url}")
+    output.say(f"API:    {demo.api_url}docs")
     output.say(f"Feed:   {demo.feed_url}")
     output.say(f"Look:   BEATLINE_HOME={demo.folder} beatline status   (or runs list, schedules list, sources list)")
     output.say("Ctrl-C stops it and removes its data.")

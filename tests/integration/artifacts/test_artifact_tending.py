@@ -17,6 +17,7 @@ from beatline.artifacts import ArtifactStore
 from beatline.artifacts.tending import tend
 from beatline.clock import utc_now
 from beatline.families import families
+from support.apps import close
 from support.s3 import S3
 from support.waiting import wait_until
 
@@ -189,5 +190,5 @@ def test_it_is_a_task_with_a_schedule_of_its_own(installation: Installation, nam
     app = create_app(installation.settings)
     app.loader.import_default_modules()
     assert app.tasks[name]()["expired"] == 1
-    app.close()
+    close(app)
     assert [own.cron for own in families()["maintenance"].schedules if own.task == name] == ["*/10 * * * *"]

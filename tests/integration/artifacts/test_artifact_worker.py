@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from beatline.app import create_app
 from beatline.artifacts import ArtifactStore
+from support.apps import close
 from support.processes import StartWorker
 from support.s3 import S3
 from support.waiting import wait_until
@@ -27,4 +28,4 @@ def test_a_worker_moves_over_what_waits(on_s3: Callable[..., Installation], s3: 
     for _ in range(2):  # at once, in two processes of the pool
         app.send_task("maintenance.tend_artifacts")
     wait_until(lambda: len(s3.keys()) == 3 and not list(store.folder.files()), 20, what="all files have moved")
-    app.close()
+    close(app)

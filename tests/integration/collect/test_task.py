@@ -13,6 +13,7 @@ from beatline.clock import utc_now
 from beatline.errors import NotFoundError
 from beatline.ledger.history import Run, find_run
 from beatline.ledger.states import RunState
+from support.apps import close
 from support.processes import StartProcess, StartWorker
 from support.waiting import wait_until
 from support.web import Asked, Reply, Web
@@ -43,7 +44,7 @@ def execute(
         return str(app.send_task("collect.execute_task", (source_id,)).id)
 
     yield send
-    app.close()
+    close(app)
 
 
 def ended(installation: Installation, run_id: str) -> Run:

@@ -14,6 +14,7 @@ from beatline.definitions.lock import definition_lock
 from beatline.errors import NotFoundError
 from beatline.ledger.history import Run, find_run
 from beatline.ledger.states import RunState
+from support.apps import close
 from support.processes import StartProcess, StartWorker
 from support.waiting import wait_until
 
@@ -44,7 +45,7 @@ def send(open_installation: Installation, worker: StartWorker, recorder: StartPr
     spawned = worker("etl", settings=settings)
     app: Celery = create_app(settings)
     yield _Sender(app, open_installation, spawned.log)
-    app.close()
+    close(app)
 
 
 @dataclass
@@ -110,4 +111,4 @@ def test_a_server_that_does_not_answer_is_tried_again(
     tried = f"SELECT outcome, error FROM beatline.attempts WHERE run_id = '{run_id}' AND attempt = 1"  # noqa: S608
     wait_until(lambda: [row["outcome"] for row in rows(tried)] == ["retried"], 30, what="it is tried again")
     assert "it refuses the connection: no server listens there" in rows(tried)[0]["error"]
-    app.close()
+    close(app)

@@ -21,6 +21,7 @@ from beatline.app import create_app
 from beatline.definitions import specs, store
 from beatline.families import kinds
 from beatline.installation import Installation
+from support.apps import close
 from support.corpus import KINDS, Outcome
 from support.corpus_writing import mail
 from support.mailing import PYMAP_USERS
@@ -107,8 +108,10 @@ def polls(make_settings: MakeSettings, worker: StartWorker, recorder: StartProce
     recorder(settings=settings)
     worker("email", pool="threads", concurrency=4, settings=settings)
     app = create_app(settings)
-    yield Polls(Installation(settings), app)
-    app.close()
+    installation = Installation(settings)
+    yield Polls(installation, app)
+    close(app)
+    installation.redis.close()
 
 
 @pytest.mark.timeout(600)

@@ -18,7 +18,7 @@ Call = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def warehouse(make_settings: MakeSettings) -> Installation:
+def warehouse(make_settings: MakeSettings) -> Iterator[Installation]:
     """An installation with the connections `warehouse`, which may write, and `reader`, which may not."""
     from beatline.installation import Installation
 
@@ -26,7 +26,8 @@ def warehouse(make_settings: MakeSettings) -> Installation:
     ours = Installation(make_settings(allow_private_addresses=True, cleanup_tables=listed))
     add_connection(ours, "warehouse", read_only=False, **own_database(ours.settings))
     add_connection(ours, "reader", **own_database(ours.settings))
-    return ours
+    yield ours
+    ours.redis.close()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ KEEP ?=
 TESTS ?=
 CASE ?=
 
-.PHONY: help demo up test check bench format lock wheels setup
+.PHONY: help demo up test prove check bench format lock wheels setup
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -24,8 +24,11 @@ demo: setup ## Run the main job once, end to end, and show what came of it (KEEP
 up: setup ## Run the whole platform on this machine until Ctrl-C
 	@$(PY) -m beatline.cli up
 
-test: setup ## Run the tests (TESTS=path for some of them)
-	@$(PY) -m pytest -n auto --dist worksteal $(TESTS)
+test: setup ## Run the tests that take seconds each (TESTS=path for those of a path, all of them)
+	@$(PY) -m pytest -n auto --dist worksteal $(if $(TESTS),$(TESTS),-m "not proof")
+
+prove: setup ## Run the proofs: processes killed at every step, everything at once, hostile mail
+	@$(PY) -m pytest -n auto --dist worksteal -m proof $(TESTS)
 
 check: setup ## Lint, format, types, direction of imports, sizes
 	@$(PY) -m ruff check

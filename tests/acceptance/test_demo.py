@@ -75,6 +75,7 @@ def test_nothing_is_lost_and_nothing_doubled_though_a_worker_is_killed(spawner: 
     assert left_running(home) == []
 
 
+@pytest.mark.proof
 def test_a_lost_row_and_a_doubled_run_are_found(spawner: Spawner, home: Path) -> None:
     demo = start(spawner, home, "--keep")
     demo.wait_for(r"Ctrl-C stops it", COUNTED_S)

@@ -19,6 +19,8 @@ from support.waiting import wait_until
 ENV = {"PYTHONPATH": str(Path(run_tasks.__file__).parents[1])}
 LOCK_S = 5.0
 
+pytestmark = pytest.mark.proof
+
 
 @pytest.fixture
 def settings(make_settings: MakeSettings) -> Any:

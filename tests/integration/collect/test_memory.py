@@ -38,6 +38,8 @@ else:
 print(json.dumps(result | {"peak_mb": peak_kb / 1024}))
 """
 
+pytestmark = pytest.mark.proof
+
 
 def rows(start: int, count: int) -> list[dict[str, Any]]:
     return [

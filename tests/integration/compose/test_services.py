@@ -38,7 +38,7 @@ def step(number, seconds):
 LEASE: Final = {"BEATLINE_LEASE_S": "3", "BEATLINE_LEASE_RENEW_S": "0.5"}
 """So that a killed worker is missed within seconds."""
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.proof]
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ENV: Final = {"BEATLINE_TASK_MODULES": "support.run_tasks", "PYTHONPATH": str(Path(__file__).parents[2])}
 
+pytestmark = pytest.mark.proof
+
 
 @pytest.fixture
 def signs(tmp_path: Path) -> Path:

@@ -38,7 +38,7 @@ def sleep(seconds):
 
 
 # With --dist loadgroup one process runs all of this, and the tests that only look share one `up`.
-pytestmark = [pytest.mark.xdist_group("up"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.xdist_group("up"), pytest.mark.timeout(120), pytest.mark.proof]
 
 
 class Up:

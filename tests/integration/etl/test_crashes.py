@@ -35,6 +35,8 @@ what = {"load": run_load, "archive": run_archive}[sys.argv[1]]
 print(what(Installation.load(), "job", run))
 """
 
+pytestmark = pytest.mark.proof
+
 
 @pytest.fixture
 def attempt(spawn: Spawn, open_installation: Installation, tmp_path: Any) -> Attempt:

@@ -45,6 +45,8 @@ MAKE: Final = f"""
 """  # noqa: S608  # a number
 OUTPUT: Final = {"table": "copied", "mode": "upsert", "key": ["id"]}
 
+pytestmark = pytest.mark.proof
+
 
 @pytest.mark.parametrize("how", list(LIMIT_MB))
 def test_fifty_thousand_rows_need_little_memory(

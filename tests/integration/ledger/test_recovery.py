@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _ENV = {"PYTHONPATH": str(Path(run_tasks.__file__).parents[1])}
 
+pytestmark = pytest.mark.proof
+
 
 @pytest.fixture
 def settings(make_settings: MakeSettings) -> Settings:

@@ -41,6 +41,8 @@ POLLS_S: Final = 240.0
 PYMAP_BYTES: Final = 20_000
 """What is larger, pymap's own parser takes a minute over, and serves nobody meanwhile."""
 
+pytestmark = pytest.mark.proof
+
 
 @dataclass(frozen=True, slots=True)
 class Counted:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 AddDefinition = Callable[..., "Definition"]
 AT = datetime(2026, 12, 1, 5, tzinfo=UTC).isoformat()
 
+pytestmark = pytest.mark.proof
+
 
 @pytest.fixture
 def app(installation: Installation) -> Iterator[Any]:

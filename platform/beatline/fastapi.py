@@ -182,6 +182,8 @@ def _celery_app() -> Celery:
 
     from beatline.app import create_app
 
-    current: Any = current_app
+    # Not the proxy: in the thread that sends it would stand for Celery's default app.
+    proxy: Any = current_app
+    current = proxy._get_current_object()
     found: Celery = current if current.conf.get(CONF_KEY) is not None else create_app(Settings.load())
     return found

@@ -31,9 +31,16 @@ class Duty(StartStopStep):
     def start(self, parent: Any) -> None:
         """Begin to show that the loop turns."""
         pulse = Pulse(settings_of(parent.app).health_folder, WORKER)
-        keeper_of(parent.app).on_renewed = lambda: pulse.beat("works")
-        self._turning = parent.timer.call_repeatedly(EVERY_S, pulse.beat, ("consumes",))
-        pulse.beat("consumes")
+        keeper = keeper_of(parent.app)
+
+        def turn() -> None:
+            """A loop that turns does not help where every slot is held by a run that hangs."""
+            if keeper.hung() < (parent.pool.limit or 1):
+                pulse.beat("consumes")
+
+        keeper.on_renewed = lambda: pulse.beat("works")
+        self._turning = parent.timer.call_repeatedly(EVERY_S, turn)
+        turn()
 
     def stop(self, parent: Any) -> None:
         """The loop consumes no more."""

@@ -257,6 +257,12 @@ class LeaseKeeper:
                 lease = self._held.pop(fence).lease
                 log.warning("lease_lost", run_id=lease.run_id, attempt=lease.attempt)
 
+    def hung(self) -> int:
+        """How many runs here are past their hard limit and its grace, and still hold their slots."""
+        now = monotonic_s()
+        with self._lock:
+            return sum(held.accepted and now >= held.hung_at for held in self._held.values())
+
     def _at_work(self) -> bool:
         now = monotonic_s()
         with self._lock:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from billiard.exceptions import WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry
@@ -34,18 +34,26 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 
+class Limits(NamedTuple):
+    """The hard and the soft time limit of a queue."""
+
+    hard_s: float
+    soft_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class ClaimedMessage:
     """What the strategy leaves on a message whose attempt it has claimed, for the request that is made of it.
 
-    `limit_s` is the hard time limit of its queue on pools that cannot enforce one.
+    `limits` are those of its queue: prefork enforces them, on other pools the hard one bounds the lease. None: the
+    worker's own hold.
     """
 
     lease: Lease
     keeper: LeaseKeeper
     settings: Settings
     queue: str
-    limit_s: float | None
+    limits: Limits | None
 
 
 class LeasedRequest(Request):
@@ -65,6 +73,7 @@ class LeasedRequest(Request):
 
         def execute_using_pool(self: LeasedRequest, pool: Any, **kwargs: Any) -> Any:
             self.claim.keeper.hand_over(self.claim.lease)
+            self.limit_by_queue(pool)
             return execute(self, pool, **kwargs)
 
         made.on_success, made.execute_using_pool = on_success, execute_using_pool
@@ -74,12 +83,13 @@ class LeasedRequest(Request):
         super().__init__(message, **options)
         lease = self.claim.lease
         self._request_dict |= {h.ATTEMPT: lease.attempt, h.DAY: lease.day, h.FENCE: lease.fence}
+        self._given_limit_s = (self.time_limits or (None,))[0] or self.task.time_limit
 
     # What Celery tells us, in the order in which it may.
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """A pool took the run: the attempt begins."""
-        limit_s = (self.time_limits or (None,))[0] or self.task.time_limit or self.claim.limit_s
+        limit_s = self._given_limit_s or (self.claim.limits and self.claim.limits.hard_s)
         self.claim.keeper.begin(self.claim.lease, self.event(EventKind.STARTED), limit_s)
         super().on_accepted(pid, time_accepted)
 
@@ -131,6 +141,12 @@ class LeasedRequest(Request):
         super().reject(requeue=False)
 
     # What we make of it.
+
+    def limit_by_queue(self, pool: Any) -> None:
+        """Have the pool enforce the queue's limits, unless sender or task has set others."""
+        given = (*(self.time_limits or ()), self.task.time_limit, self.task.soft_time_limit)
+        if self.claim.limits is not None and "prefork" in type(pool).__module__ and not any(given):
+            self.time_limits = self.claim.limits
 
     def end(self, kind: EventKind, **facts: Any) -> bool:
         """End the attempt once; False if the end was refused because the lease had passed to another."""

@@ -29,7 +29,7 @@ from beatline.engine import headers as h
 from beatline.engine.claim import Claimed, Dropped, Lease
 from beatline.engine.lease import End, LeaseKeeper
 from beatline.engine.messages import accepted_event, attempt_of, is_run
-from beatline.engine.request import ClaimedMessage, attempt_event
+from beatline.engine.request import ClaimedMessage, Limits, attempt_event
 from beatline.engine.worker import keeper_of, settings_of
 from beatline.errors import NameRefusedError
 from beatline.ledger.events import MESSAGE_LIMIT_BYTES
@@ -68,7 +68,7 @@ def leased(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
     """The strategy of every task of a Beatline app: its handler runs nothing that it has not claimed."""
     inner = celery_strategy.default(task, app, consumer)
     keeper, settings = keeper_of(app), settings_of(app)
-    limits = {} if "prefork" in type(consumer.pool).__module__ else _limits(settings.queues)
+    limits = _limits(settings.queues, consumer)
 
     def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **options: Any) -> Any:
         wanted = _read(message)
@@ -87,8 +87,17 @@ def leased(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
     return handle
 
 
-def _limits(foreign: tuple[str, ...]) -> dict[str, float]:
-    return {name: float(queue.hard_limit_s) for name, queue in known_queues(foreign).items()}
+def _limits(foreign: tuple[str, ...], consumer: Any) -> dict[str, Limits]:
+    """The time limits of each queue.
+
+    A prefork worker that serves several queues has the longest of their limits. Then each run gets those of its own
+    queue, so that a loop in a short task does not hold a slot for hours; a worker started with other limits keeps them.
+    """
+    limits = {n: Limits(float(q.hard_limit_s), float(q.soft_limit_s)) for n, q in known_queues(foreign).items()}
+    if "prefork" not in type(consumer.pool).__module__:
+        return limits
+    served = [limits[name].hard_s for name in consumer.app.amqp.queues.consume_from if name in limits]
+    return limits if served and consumer.controller.time_limit == max(served) else {}
 
 
 def _bury_if_it_fails(claim: ClaimedMessage, task: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:

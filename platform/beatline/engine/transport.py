@@ -62,7 +62,11 @@ class QoS(seams.RedisQoS):
             super().reject(delivery_tag, requeue)
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Put back what is booked. What is leased is put back by the reconciler."""
+        """Put back what nobody has claimed. What is leased is put back by the reconciler."""
+        for tag in tuple(self._unbooked):
+            message = self._delivered.get(tag)
+            if message is not None:
+                self.settle(message)
         for tag in self._unbooked:
             self._delivered.pop(tag, None)
         self._unbooked.clear()
@@ -99,6 +103,13 @@ class Channel(seams.Channel):
                 self.qos.settle(message)
 
         return super().basic_consume(queue, no_ack, callback if no_ack else settle, consumer_tag, **options)
+
+    def basic_get(self, queue: str, no_ack: bool = False, **options: Any) -> Any:
+        """One message, booked at once: who fetches by hand claims nothing."""
+        message = super().basic_get(queue, no_ack=no_ack, **options)
+        if message is not None and not no_ack:
+            self.qos.settle(message)
+        return message
 
     def _get_message_priority(self, message: dict[str, Any], reverse: bool = False) -> int:
         given: int = super()._get_message_priority(message, reverse=reverse)

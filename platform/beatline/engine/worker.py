@@ -83,7 +83,9 @@ class Leases(StartStopStep):
         A worker that stops keeps all its leases until its pool has ended and the broker has taken its messages back.
         """
         if parent.blueprint.state == _RUNNING:
-            keeper_of(parent.app).forget_waiting(pool_was_flushed=bool(parent.pool and parent.pool.flush))
+            # Only prefork has a way to flush, and sets it on the instance; the others keep what they were given.
+            flushed = parent.pool is not None and bool(vars(parent.pool).get("flush"))
+            keeper_of(parent.app).forget_waiting(pool_was_flushed=flushed)
 
 
 class WorkerLogging(Logging):

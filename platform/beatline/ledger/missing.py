@@ -8,6 +8,7 @@ not in it. So one look at the end of each list tells the missing from a backlog 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -36,6 +37,10 @@ MARGIN: Final = timedelta(seconds=5)
 """How far the clocks of two senders may differ. A wrong guess sends a message twice, and the claim drops one."""
 PAGE: Final = 200
 PAGES: Final = 10
+MOST_TIMES: Final = 3
+"""How often the message of one attempt is published again. One that goes on vanishing is taken by a worker that is not
+Beatline's and claims nothing, or kills its worker before the claim: more of it would only execute it again."""
+_REMEMBERED: Final = 100_000
 
 _QUEUES: Final = """
     SELECT DISTINCT queue, coalesce(priority, 0) AS priority FROM {schema}.runs
@@ -63,6 +68,7 @@ class MissingMessages:
         self._low_first = installation.settings.priority_order == "low_first"
         self._grace = timedelta(seconds=installation.settings.lease_s + GRACE_S)
         self._next = 0.0
+        self._published: Counter[tuple[str, int]] = Counter()
 
     def put_back(self, server: Server) -> None:
         """Look for them, every EVERY_S seconds at most."""
@@ -93,7 +99,7 @@ class MissingMessages:
                 {"queue": queue, "priorities": priorities, "before": limit, "after": after, "after_id": after_id,
                  "page": PAGE},
             ).all()  # fmt: skip
-            missing = self._unclaimed(rows)
+            missing = [row for row in self._unclaimed(rows) if self._may_be_published(row, queue)]
             messages = [message for row in missing if (message := self._message(row, server)) is not None]
             publish_stored(self._installation, messages)
             if messages:
@@ -101,6 +107,16 @@ class MissingMessages:
             if len(rows) < PAGE:
                 return
             after, after_id = rows[-1].queued_at, rows[-1].id
+
+    def _may_be_published(self, row: Any, queue: str) -> bool:
+        if len(self._published) > _REMEMBERED:
+            self._published.clear()
+        self._published[row.id, row.attempt] += 1
+        times = self._published[row.id, row.attempt]
+        if times == MOST_TIMES + 1:
+            hint = "does a worker that is not Beatline's serve this queue? Stop it, then retry the run"
+            log.error("message_vanishes_unclaimed", run_id=row.id, queue=queue, published=MOST_TIMES, hint=hint)
+        return times <= MOST_TIMES
 
     def _unclaimed(self, rows: Sequence[Any]) -> list[Any]:
         """Those whose attempt no worker has claimed: a reserved run is still *queued*, as far as PostgreSQL knows.

@@ -54,9 +54,9 @@ PROJECT: Final = {
         @asynccontextmanager
         async def ours(app):
             async with lifespan(app, celery, wait_s=2):
-                print("opened")
+                print("opened", flush=True)
                 yield
-            print("closed")
+            print("closed", flush=True)
 
         app = FastAPI(lifespan=ours)
         app.mount("/beatline", create_api(celery.conf["beatline"], celery))

@@ -15,6 +15,7 @@ from beatline.engine.claim import Claims
 from beatline.engine.messages import StoredMessage, list_key
 from beatline.installation import Installation
 from beatline.ledger import missing
+from beatline.ledger.database import sql
 from beatline.ledger.epochs import look
 from beatline.ledger.missing import MissingMessages
 from beatline.ledger.stream import EventStream
@@ -73,6 +74,21 @@ def test_a_message_that_vanished_is_sent_again(
     assert put_back() == [("gone", 1)]
     drain()
     assert put_back() == [("gone", 1)], "once: from now on its age counts anew"
+
+
+def test_a_message_that_goes_on_vanishing_is_not_executed_for_ever(
+    installation: Installation, drain: Callable[[], None], put_back: Callable[[], list[tuple[str, int]]]
+) -> None:
+    """As where a stock worker serves the queue: it claims nothing, and tells nobody of an end."""
+    queued(installation, "gone")
+    seen: list[list[tuple[str, int]]] = []
+    for _ in range(missing.MOST_TIMES + 2):
+        drain()
+        with installation.engine.begin() as conn:
+            conn.execute(sql(conn, "UPDATE {schema}.runs SET queued_at = queued_at - interval '1 hour'"))
+        seen.append(put_back())
+        installation.redis.delete(list_key(installation.keys, "default", 0))
+    assert seen == [[("gone", 1)]] * missing.MOST_TIMES + [[], []]
 
 
 def test_a_backlog_is_left_alone_and_what_is_missing_before_it_is_found(

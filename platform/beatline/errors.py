@@ -14,6 +14,7 @@ BeatlineError                 what a user can cause or mend; its text says what 
 ├── NotFoundError             no schedule, run or definition of that name or id
 ├── ConflictError             it does not fit how things stand: taken, paused already, still open
 ├── SecretError               a key is missing, wrong or malformed
+│   └── KeyMissingError       this process does not hold the key that sealed something; another may
 ├── DatasetError              a dataset cannot take the rows it is given
 ├── AddressRefusedError       a host's address is private and the setting does not allow that
 └── TransientError            a server of the user's cannot answer now: the run is tried again
@@ -125,6 +126,10 @@ class ConflictError(BeatlineError):
 
 class SecretError(BeatlineError):
     """A secret key is missing, wrong or malformed."""
+
+
+class KeyMissingError(SecretError):
+    """This process does not hold the key that sealed something: a fault of the process, not of what was sealed."""
 
 
 class DatasetError(BeatlineError):

@@ -16,6 +16,7 @@ from typing import Final
 
 from beatline.clock import monotonic_s
 from beatline.errors import BeatlineError
+from beatline.pulse import started
 
 DUTIES: Final = ("beat", "worker", "recorder")
 SILENT_S: Final = 30.0
@@ -39,7 +40,8 @@ def of_duty(duty: str, folder: Path, silent_s: float = SILENT_S) -> Health:
     """
     if duty not in DUTIES:
         raise BeatlineError(f"{duty!r} has no health to ask for: name one of {', '.join(DUTIES)}, or an http:// URL.")
-    alive = [(path, pid) for path in sorted(folder.glob(f"{duty}.*")) if _lives(pid := path.suffix[1:])]
+    signs = [(path, path.name.split(".")) for path in sorted(folder.glob(f"{duty}.*"))]
+    alive = [(path, name[1]) for path, name in signs if _lives(name[1], name[2:])]
     if not alive:
         return Health(False, f"No {duty} has come to its duty yet, as far as {folder} says.")
     found = [_of_process(path, pid, duty, silent_s) for path, pid in alive]
@@ -91,8 +93,12 @@ def _of_process(path: Path, pid: str, duty: str, silent_s: float) -> Health:
     return Health(True, f"The {duty} with pid {pid} ({state}) did its duty {age_s:.1f} s ago.")
 
 
-def _lives(pid: str) -> bool:
+def _lives(pid: str, since: Sequence[str]) -> bool:
+    """Whether the process with this pid is the one that left a sign, and not a later one with the same pid."""
     if not pid.isdecimal():
+        return False
+    now = started(pid)
+    if now is not None and [now] != list(since):
         return False
     try:
         os.kill(int(pid), 0)

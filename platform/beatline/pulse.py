@@ -1,4 +1,8 @@
-"""A file that a process touches while it does its duty: what `beatline health` looks at."""
+"""A file that a process touches while it does its duty: what `beatline health` looks at.
+
+Its name has the pid and, where the system tells it, when the process started: a pid comes again, in a container at each
+start, and then the file of the dead one must not speak for the living.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,16 @@ from pathlib import Path
 from beatline.clock import monotonic_s
 
 
+def started(pid: str) -> str | None:
+    """When a process started, in the ticks of Linux since the machine did; None where that is not told."""
+    try:
+        said = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    # Its name stands in parentheses, and may hold blanks and parentheses itself: the 20th field after the last one.
+    return said.rpartition(")")[2].split()[19]
+
+
 class Pulse:
     """One process's sign of life, in `folder`; without a folder, none.
 
@@ -16,7 +30,9 @@ class Pulse:
     """
 
     def __init__(self, folder: Path | None, duty: str) -> None:
-        self._path = None if folder is None else folder / f"{duty}.{os.getpid()}"
+        since = started(str(os.getpid()))
+        name = f"{duty}.{os.getpid()}" if since is None else f"{duty}.{os.getpid()}.{since}"
+        self._path = None if folder is None else folder / name
         self._state = ""
 
     def beat(self, state: str) -> None:

@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import SecretBytes, SecretStr
 
-from beatline.errors import SecretError
+from beatline.errors import KeyMissingError, SecretError
 
 if TYPE_CHECKING:
     from beatline.settings import Settings
@@ -111,6 +111,7 @@ def ensure_keys(home: Path) -> Path:
             os.link(draft, path)  # unlike a rename, it never replaces
     finally:
         draft.unlink(missing_ok=True)
+    _keep_names(home)
     return path
 
 
@@ -134,7 +135,17 @@ def put_new_key(home: Path) -> str:
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
+        _keep_names(home)
     return made.partition(":")[0]
+
+
+def _keep_names(folder: Path) -> None:
+    """Bring the folder itself to the disk: a key that a crash takes back would leave all it sealed unopened."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -198,12 +209,17 @@ class Keyring:
 
     @classmethod
     def load(cls, settings: Settings) -> Keyring:
-        """The keyring of BEATLINE_SECRET_KEYS, else of the data folder. Raises SecretError if there is neither."""
-        if settings.secret_keys is not None:
-            return cls.parse(settings.secret_keys.get_secret_value(), source="BEATLINE_SECRET_KEYS")
-        path = settings.home / KEY_FILE
-        stamp = _stamp(path)
-        ring = cls.parse(_read_file(path), source=str(path))
+        """The keyring of BEATLINE_SECRET_KEYS, else of the data folder.
+
+        Raises KeyMissingError if there is neither, or if what there is cannot be read.
+        """
+        path, stamp = settings.home / KEY_FILE, _stamp(settings.home / KEY_FILE)
+        try:
+            if settings.secret_keys is not None:
+                return cls.parse(settings.secret_keys.get_secret_value(), source="BEATLINE_SECRET_KEYS")
+            ring = cls.parse(_read_file(path), source=str(path))
+        except SecretError as exc:
+            raise KeyMissingError(str(exc)) from None
         ring._file, ring._stamp = path, stamp
         return ring
 
@@ -231,7 +247,10 @@ class Keyring:
         return head_of(key_id) + nonce + key.encrypt(nonce, plain, _context(bound_to, key_id))
 
     def decrypt(self, sealed: bytes, *, bound_to: str) -> bytes:
-        """What was sealed for `bound_to`. Raises SecretError if the key is missing or wrong, or the bytes are."""
+        """What was sealed for `bound_to`.
+
+        Raises KeyMissingError if this process does not hold the key, SecretError if the key or the bytes are wrong.
+        """
         key_id = key_id_of(sealed)
         if key_id is None:
             raise SecretError(f"The secret of {bound_to} is damaged, or was written by a newer version: set it again.")
@@ -240,9 +259,9 @@ class Keyring:
             self._look_again()
         key = self._keys.get(key_id)
         if key is None:
-            raise SecretError(
+            raise KeyMissingError(
                 f"The secret of {bound_to} was encrypted with the key {key_id!r}, which {self._source} does not hold: "
-                "put that key back behind the first one, or set the secret again."
+                "put that key behind the first one and restart, or set the secret again."
             )
         try:
             return key.decrypt(

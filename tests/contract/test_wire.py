@@ -6,6 +6,7 @@ import ast
 import inspect
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 
 from beatline.engine import headers as h
 from beatline.engine import seams
-from beatline.engine.messages import list_names
-from beatline.engine.publish import message_of, publish_stored
+from beatline.engine.messages import StoredMessage, list_names
+from beatline.engine.publish import Wanted, message_of, messages_of, publish_stored
 from beatline.engine.worker import _RUNNING  # pyright: ignore[reportPrivateUsage]  # the value is what is tested
 from beatline.installation import Installation
 from beatline.ledger.events import FIELD
@@ -64,6 +65,24 @@ def test_a_message_built_for_a_stored_run_is_the_one_celery_sends(
             message["properties"].pop(volatile)
     assert ours["headers"] == theirs["headers"]
     assert ours == theirs
+
+
+def test_messages_built_together_are_those_built_one_by_one(app: Any) -> None:
+    wanted = [Wanted([f"message-{n}"], f"r{n}", DAY) for n in range(3)]
+    together = messages_of(app, "email.process_message", wanted)
+    single = [message_of(app, "email.process_message", one.args, {}, run_id=one.run_id, day=DAY) for one in wanted]
+    assert len(together) == 3
+    for ours, theirs in zip(together, single, strict=True):
+        assert replace(ours, payload="") == replace(theirs, payload="")
+        texts: list[str] = []
+        for message in (ours, theirs):
+            said = json.loads(message.payload)
+            said["headers"].pop(h.PUBLISHED)
+            said["properties"].pop("delivery_tag")
+            texts.append(json.dumps(said))  # in the order it is written
+            assert StoredMessage.parse(message.payload) == message
+        assert texts[0] == texts[1]
+    assert messages_of(app, "email.process_message", []) == []
 
 
 def test_a_stored_run_is_queued_and_told_in_one_step(app: Any, installation: Installation) -> None:

@@ -32,8 +32,14 @@ def close(app: Any) -> None:
         pubsub = backend.result_consumer._pubsub
         if pubsub is not None:
             pubsub.close()
+        # A result that the garbage collector takes later says good-bye to Redis, over a connection that nobody would close.
+        backend.remove_pending_result = _forget
         backend.client.close()
         backend.client.connection_pool.disconnect()
     if "beatline" in app.conf:
         app.conf["beatline"].redis.close()
     app.close()
+
+
+def _forget(result: Any) -> None:
+    del result

@@ -70,7 +70,8 @@ def _absurd_dates() -> list[bytes]:
 
 def _message_ids() -> list[bytes]:
     said = (b"", b" ", b"<>", b"<  >", b"no brackets", b"<a@b> <c@d>", b"<" + b"x" * 10_000 + b"@example.org>",
-            b"<nul\x00@example.org>", b"<\xff\xfe@example.org>", b"<a\r\n @b>")  # fmt: skip
+            b"<nul\x00@example.org>", b"<\xff\xfe@example.org>", b"<a\r\n @b>",
+            b"<" + "".join(chr(0x4E00 + number * 7919 % 20_902) for number in range(990)).encode() + b"@example.org>")  # fmt: skip
     return [mail(b"body %d" % number, b"Message-ID: " + one) for number, one in enumerate(said)]
 
 

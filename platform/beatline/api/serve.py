@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
+from beatline.api.heads import Heads
 from beatline.errors import ServiceError
 from beatline.logs import configure, get_logger
 
@@ -64,7 +65,7 @@ def serve(installation: Installation, *, lazily: bool = False) -> None:
     config = uvicorn.Config(
         Lazily(make) if lazily else make(),
         loop="asyncio",
-        http="h11",
+        http=Heads,
         ws="none",
         lifespan="off",
         log_config=None,  # ours

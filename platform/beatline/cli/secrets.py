@@ -31,15 +31,16 @@ def rotate_all(
 ) -> None:
     """Seal everything with the first key, while workers run; broken off, run it again.
 
-    With keys in BEATLINE_SECRET_KEYS: put the new one in front on every machine and restart, then rotate, then take the
-    old one out. With the data folder's key file, --new-key does it: running processes read the file again.
+    With keys in BEATLINE_SECRET_KEYS: put the new one second on every machine and restart, so that all can read it; then
+    first and restart, so that all write with it; then rotate; then take the old one out. With the data folder's key file,
+    --new-key does it: running processes read the file again.
     """
     installation = Installation.load()
     if new_key:
         if installation.settings.secret_keys is not None:
             raise SecretError(
-                "The keys are in BEATLINE_SECRET_KEYS: put a new one in front there, on every machine (`beatline "
-                "settings --new-key` prints one), restart the processes, then rotate without --new-key."
+                "The keys are in BEATLINE_SECRET_KEYS: put a new one second there, on every machine (`beatline settings "
+                "--new-key` prints one), and restart; put it first and restart; then rotate without --new-key."
             )
         say(f"Put the key {put_new_key(installation.settings.home)} in front.")
     with guarded(installation.settings):

@@ -105,8 +105,11 @@ def _connect(found: OpenConnection, *, allow_private: bool, read_only: bool, sta
             # SET, not the start-up option: connection poolers refuse options they do not track.
             cursor.execute(
                 "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false), "
-                "set_config('timezone', 'UTC', false), set_config('datestyle', 'ISO', false)",
-                (f"{math.ceil(statement_timeout_s * 1000)}ms", f"{_LOCK_TIMEOUT_S}s"),
+                "set_config('timezone', 'UTC', false), set_config('datestyle', 'ISO', false), "
+                "set_config('standard_conforming_strings', 'on', false), "
+                # A statement that got past all checks and ended the transaction would begin one that reads, too.
+                "set_config('default_transaction_read_only', COALESCE(%s, current_setting('default_transaction_read_only')), false)",
+                (f"{math.ceil(statement_timeout_s * 1000)}ms", f"{_LOCK_TIMEOUT_S}s", "on" if read_only else None),
             )
         connection.commit()
         connection.set_session(readonly=read_only)

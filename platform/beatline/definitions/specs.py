@@ -63,7 +63,8 @@ def check(kind: Kind, name: str, raw: Mapping[str, Any]) -> Checked:
 def open_spec(installation: Installation, definition: Definition, model: type[Model]) -> Model:
     """The definition's spec as its family's model, secrets in place.
 
-    Raises SecretError if its key is missing or wrong, DefinitionError if this version's model refuses what is stored.
+    Raises KeyMissingError if this process lacks its key, SecretError if that is wrong, DefinitionError if this version's
+    model refuses what is stored.
     """
     raw = raw_spec(definition, lambda: installation.keyring)
     try:
@@ -110,13 +111,13 @@ def seal(secrets: Secrets, keyring: KeyringOf, *, bound_to: str) -> bytes | None
 
 
 def unseal(definition: Definition, keyring: KeyringOf) -> dict[Path, str]:
-    """The definition's secrets. Raises SecretError, naming the definition."""
+    """The definition's secrets. Raises SecretError or KeyMissingError, naming the definition."""
     if definition.secrets is None:
         return {}
     try:
         plain = keyring().decrypt(definition.secrets, bound_to=definition.bound_to)
     except SecretError as exc:
-        raise SecretError(f"{definition.called}: {exc}") from None
+        raise type(exc)(f"{definition.called}: {exc}") from None
     return {tuple(path): value for path, value in json.loads(plain)}
 
 

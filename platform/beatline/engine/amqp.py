@@ -43,9 +43,9 @@ class BeatlineAMQP(AMQP):
     ) -> Any:
         """Celery's protocol 2, with values under secret-looking keys masked in what is shown of the arguments."""
         if options.get("argsrepr") is None:
-            options["argsrepr"] = saferepr(mask(args or ()), self.argsrepr_maxsize)
+            options["argsrepr"] = saferepr(mask(args), self.argsrepr_maxsize) if args else "()"
         if options.get("kwargsrepr") is None:
-            options["kwargsrepr"] = saferepr(mask(kwargs or {}), self.kwargsrepr_maxsize)
+            options["kwargsrepr"] = saferepr(mask(kwargs), self.kwargsrepr_maxsize) if kwargs else "{}"
         return super().as_task_v2(task_id, name, args, kwargs, *rest, **options)
 
     def _create_task_sender(self) -> Callable[..., Any]:

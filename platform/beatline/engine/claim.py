@@ -105,6 +105,10 @@ class Claims:
             )
         )
 
+    def close(self) -> None:
+        """Close the connections; a later call opens one again."""
+        self._redis.close()
+
     def tell(self, event: str) -> None:
         """Append an event to the ledger's stream."""
         self._redis.xadd(self._keys.events, {FIELD: event})

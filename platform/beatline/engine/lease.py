@@ -104,6 +104,8 @@ class LeaseKeeper:
                 threading.Event().wait(RETRY_S)
         for end in self._ends:
             log.error("end_not_sent", run_id=end.lease.run_id, attempt=end.lease.attempt, end=end.event.to_json())
+        for claims in (self._claims, self._upkeep):
+            claims.close()
 
     def claim(
         self, run_id: str, attempt: int, worker: str, day: str, epoch: int, token: str, accepted: str = ""

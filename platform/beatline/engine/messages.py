@@ -60,7 +60,11 @@ class StoredMessage:
     def parse(cls, payload: str | bytes) -> StoredMessage:
         """Read a message. Raises ValueError if it is none, or not one of Beatline's."""
         text = payload.decode() if isinstance(payload, bytes) else payload
-        message = json.loads(text)
+        return cls.of(json.loads(text), text)
+
+    @classmethod
+    def of(cls, message: Any, payload: str) -> StoredMessage:
+        """The message that was read from, or is written as, this payload. Raises ValueError as `parse` does."""
         try:
             head, properties = message["headers"], message["properties"]
             return cls(
@@ -70,7 +74,7 @@ class StoredMessage:
                 task=str(head[h.TASK]),
                 queue=str(properties["delivery_info"]["routing_key"]),
                 priority=int(properties.get("priority") or 0),
-                payload=text,
+                payload=payload,
             )
         except (KeyError, TypeError) as exc:
             raise ValueError(f"not a message of Beatline's: {exc!r} is missing") from exc
@@ -108,24 +112,23 @@ def new_message(
     """
     content_type, encoding, text = body
     raw = text.encode() if isinstance(text, str) else text
-    payload = json.dumps(
-        {
-            "body": base64.b64encode(raw).decode("ascii"),
-            "content-encoding": encoding,
-            "content-type": content_type,
-            "headers": dict(headers),
-            "properties": {
-                "delivery_mode": 2,
-                "delivery_info": {"exchange": "", "routing_key": queue},
-                "priority": 0,
-                "body_encoding": "base64",
-                "delivery_tag": str(uuid4()),
-                **properties,
-            },
-        }
-    )
+    message = {
+        "body": base64.b64encode(raw).decode("ascii"),
+        "content-encoding": encoding,
+        "content-type": content_type,
+        "headers": dict(headers),
+        "properties": {
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": str(uuid4()),
+            **properties,
+        },
+    }
+    payload = json.dumps(message)
     check_size(str(headers[h.TASK]), payload)
-    return StoredMessage.parse(payload)
+    return StoredMessage.of(message, payload)
 
 
 def check_size(task: str, payload: str) -> None:

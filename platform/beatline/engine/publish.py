@@ -6,8 +6,9 @@ A run exists once its row is committed. Publishing may be repeated: a worker cla
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kombu.serialization import dumps
 
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from beatline.installation import Installation
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One of many runs of a task, as `messages_of` makes them."""
+
+    args: Sequence[Any]
+    run_id: str
+    day: str
 
 
 def message_of(
@@ -40,28 +50,54 @@ def message_of(
     `queue` and `priority` default to what the task's options and the routes say. Raises UnknownQueueError,
     MessageTooLargeError, and kombu's EncodeError for arguments that JSON cannot hold.
     """
-    amqp: Any = app.amqp
+    route = _route(app, task, args, kwargs, queue)
+    extra: dict[str, Any] = {} if schedule is None else {h.SCHEDULE: schedule}
+    if slot is not None:
+        extra[h.SLOT] = slot.isoformat()
+    return _built(app, task, Wanted(args, run_id, day), kwargs, route, priority=priority, root_id=root_id, extra=extra)
+
+
+def messages_of(app: Celery, task: str, wanted: Sequence[Wanted]) -> list[StoredMessage]:
+    """What `message_of` makes of each, but the way to their queue is looked up once, from the arguments of the first."""
+    if not wanted:
+        return []
+    route = _route(app, task, wanted[0].args, {}, None)
+    return [_built(app, task, one, {}, route) for one in wanted]
+
+
+def _route(app: Celery, task: str, args: Sequence[Any], kwargs: Mapping[str, Any], queue: str | None) -> dict[str, Any]:
     known: Any = app.tasks.get(task)
     options: dict[str, Any] = {} if known is None else _own_options(known)
     if queue is not None:
         options["queue"] = queue
-    route = amqp.router.route(options, task, args, kwargs, known)
+    amqp: Any = app.amqp
+    return cast("dict[str, Any]", amqp.router.route(options, task, args, kwargs, known))
+
+
+def _built(
+    app: Celery,
+    task: str,
+    wanted: Wanted,
+    kwargs: Mapping[str, Any],
+    route: Mapping[str, Any],
+    *,
+    priority: int | None = None,
+    root_id: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> StoredMessage:
+    amqp: Any = app.amqp
     target = route["queue"]
-    limits = {name: route.get(name) for name in ("time_limit", "soft_time_limit")}
     built = amqp.create_task_message(
-        run_id,
+        wanted.run_id,
         task,
-        list(args),
+        list(wanted.args),
         dict(kwargs),
         root_id=root_id,
         ignore_result=route.get("ignore_result"),
-        **limits,
+        time_limit=route.get("time_limit"),
+        soft_time_limit=route.get("soft_time_limit"),
     )
-    head = built.headers | amqp.run_headers(run_id, {h.DAY: day}) | {h.STORED: 1}
-    if schedule is not None:
-        head |= {h.SCHEDULE: schedule}
-    if slot is not None:
-        head |= {h.SLOT: slot.isoformat()}
+    head = built.headers | amqp.run_headers(wanted.run_id, {h.DAY: wanted.day}) | {h.STORED: 1} | (extra or {})
     level = priority if priority is not None else route.get("priority")
     content_type, encoding, text = dumps(built.body, serializer="json")
     properties = {**built.properties, "priority": int(level or 0)}
@@ -80,9 +116,14 @@ def publish_stored(installation: Installation, messages: Sequence[StoredMessage]
         return
     low_first = installation.settings.priority_order == "low_first"
     keys = installation.keys
+    lists: dict[str, list[str]] = {}
+    for message in messages:
+        key = list_key(keys, message.queue, message.priority, low_first=low_first)
+        lists.setdefault(key, []).append(message.payload)
     with installation.redis.pipeline(transaction=True) as pipe:
+        for key, payloads in lists.items():
+            pipe.lpush(key, *payloads)
         for message in messages:
-            pipe.lpush(list_key(keys, message.queue, message.priority, low_first=low_first), message.payload)
             pipe.xadd(keys.events, {FIELD: message.queued_event().to_json()})
         pipe.execute()
 

@@ -84,8 +84,8 @@ class Leases(StartStopStep):
         """
         if parent.blueprint.state == _RUNNING:
             # Only prefork has a way to flush, and sets it on the instance; the others keep what they were given.
-            flushed = parent.pool is not None and bool(vars(parent.pool).get("flush"))
-            keeper_of(parent.app).forget_waiting(pool_was_flushed=flushed)
+            pool: dict[str, Any] = {} if parent.pool is None else vars(parent.pool)
+            keeper_of(parent.app).forget_waiting(pool_was_flushed=bool(pool.get("flush")))
 
 
 class WorkerLogging(Logging):

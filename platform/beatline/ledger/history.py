@@ -99,6 +99,27 @@ _RETRIES: Final = """
     LEFT JOIN {schema}.runs r ON r.day = d.day AND r.id = d.id
     WHERE a.kind = 'run' AND a.name = :id AND a.action = 'retry' ORDER BY a.id
 """
+_ORIGIN: Final = """
+    WITH RECURSIVE up (id, step) AS (
+        SELECT CAST(:id AS text), 0
+        UNION ALL
+        SELECT a.name, up.step + 1 FROM up JOIN {schema}.run_days d ON d.id = up.id
+        JOIN {schema}.runs r ON r.day = d.day AND r.id = d.id
+        JOIN {schema}.audit a ON a.kind = 'run' AND a.name = r.parent_id AND a.action = 'retry'
+            AND a.after ->> 'run_id' = up.id
+    )
+    SELECT id FROM up ORDER BY step DESC LIMIT 1
+"""  # by the parent too, which the index of the audit holds
+_DESCENDANTS: Final = """
+    WITH RECURSIVE down (id) AS (
+        SELECT CAST(:id AS text)
+        UNION
+        SELECT a.after ->> 'run_id' FROM down
+        JOIN {schema}.audit a ON a.kind = 'run' AND a.name = down.id AND a.action = 'retry'
+    )
+    SELECT r.id, r.state FROM down JOIN {schema}.run_days d ON d.id = down.id
+    JOIN {schema}.runs r ON r.day = d.day AND r.id = d.id WHERE down.id <> :id ORDER BY r.accepted_at, r.id
+"""
 _RUN_COLUMNS: Final = tuple(runs.c[name] for name in Run.__slots__)
 _SEARCHED: Final = tuple(
     runs.c[name] for name in ("id", "task", "args_shown", "kwargs_shown", "result", "error", "reason")
@@ -220,6 +241,18 @@ def retries_of(conn: Connection, run_id: str) -> Mapping[str, RunState | None]:
     """
     rows = conn.execute(sql(conn, _RETRIES), {"id": run_id})
     return {row.id: None if row.state is None else RunState(row.state) for row in rows}
+
+
+def origin_of(conn: Connection, run_id: str) -> str:
+    """The run that this one is a retry of, or a retry of a retry of, as far back as history goes; else itself."""
+    return str(conn.execute(sql(conn, _ORIGIN), {"id": run_id}).scalar_one())
+
+
+def descendants_of(conn: Connection, run_id: str) -> Mapping[str, RunState]:
+    """The retries of a run, their retries and so on, the first first, with their states; without those that history has
+    dropped.
+    """
+    return {row.id: RunState(row.state) for row in conn.execute(sql(conn, _DESCENDANTS), {"id": run_id})}
 
 
 def open_runs(conn: Connection) -> Mapping[tuple[str, RunState], Open]:

@@ -23,7 +23,7 @@ from beatline.engine.publish import publish_stored
 from beatline.errors import ConflictError, UnknownQueueError
 from beatline.ledger.apply import message_binding
 from beatline.ledger.database import sql
-from beatline.ledger.history import find_run, retries_of
+from beatline.ledger.history import descendants_of, find_run, origin_of
 from beatline.ledger.model import audit
 from beatline.ledger.states import ENDED, RunState
 from beatline.ledger.store import NewRun, insert_runs
@@ -33,9 +33,12 @@ from beatline.queues.routing import known_queues
 if TYPE_CHECKING:
     from beatline.installation import Installation
 
-_LOCKED: Final = """
+_LOCK: Final = """
+    SELECT 1 FROM {schema}.runs r JOIN {schema}.run_days d ON d.id = r.id AND d.day = r.day WHERE d.id = :id FOR UPDATE OF r
+"""
+_KEPT: Final = """
     SELECT r.state, r.message, r.slot FROM {schema}.runs r JOIN {schema}.run_days d ON d.id = r.id AND d.day = r.day
-    WHERE d.id = :id FOR UPDATE OF r
+    WHERE d.id = :id
 """
 
 log = get_logger(__name__)
@@ -56,13 +59,15 @@ class Retried:
 def retry_run(installation: Installation, given: str, *, who: str) -> Retried:
     """Accept a new run with the arguments of an ended one, whose id is given or begins so, and put it into its queue.
 
-    Raises NotFoundError; ConflictError if the run has not ended, if an earlier retry of it has not, or if its message
-    was not kept; UnknownQueueError; SecretError if its message does not open.
+    Raises NotFoundError; ConflictError if the run has not ended, if a retry of it or of what it is a retry of has not, or
+    if its message was not kept; UnknownQueueError; SecretError if its message does not open.
     """
     with installation.engine.begin() as conn:
         old_id = find_run(conn, given).id
-        row = conn.execute(sql(conn, _LOCKED), {"id": old_id}).one()  # two who ask at once: the second sees the first
-        _refuse_open(conn, old_id, RunState(row.state))
+        origin = origin_of(conn, old_id)
+        conn.execute(sql(conn, _LOCK), {"id": origin})  # two who ask at once: the second sees the first's retry
+        row = conn.execute(sql(conn, _KEPT), {"id": old_id}).one()
+        _refuse_open(conn, old_id, origin, RunState(row.state))
         if row.message is None:
             raise ConflictError(
                 f"The message of run {old_id} was not kept (it was too large, or its sender was no Beatline app): "
@@ -96,11 +101,11 @@ def retry_run(installation: Installation, given: str, *, who: str) -> Retried:
     return Retried(old_id, new.run_id, _published(installation, message))
 
 
-def _refuse_open(conn: Connection, run_id: str, state: RunState) -> None:
+def _refuse_open(conn: Connection, run_id: str, origin: str, state: RunState) -> None:
     if state not in ENDED:
         raise ConflictError(f"Run {run_id} is {state}: only a run that has ended can be retried.")
-    for retry_id, its_state in retries_of(conn, run_id).items():
-        if its_state is not None and its_state not in ENDED:
+    for retry_id, its_state in descendants_of(conn, origin).items():
+        if its_state not in ENDED:
             raise ConflictError(f"Run {run_id} is being retried already: run {retry_id} is {its_state}.")
 
 

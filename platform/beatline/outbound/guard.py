@@ -14,6 +14,11 @@ from beatline.errors import AddressRefusedError, TransientError
 
 _METADATA: Final = frozenset({"169.254.169.254", "169.254.170.2", "100.100.100.200", "fd00:ec2::254"})
 _NAT64: Final = IPv6Network("64:ff9b::/96")
+_OWN: Final = (
+    IPv6Network("fec0::/10"),  # site-local: given up as a kind of address, still routed where it was in use
+    IPv6Network("64:ff9b:1::/48"),  # a network's own translation to IPv4, private addresses too
+)
+"""Which Python calls public, all of it or in some versions."""
 
 Address = IPv4Address | IPv6Address
 
@@ -35,7 +40,7 @@ def refusal(address: str) -> str | None:
         return "a link-local address"
     if ip.is_multicast:
         return "a multicast address"
-    if not ip.is_global:
+    if not ip.is_global or any(ip in network for network in _OWN):
         return "a private or reserved address"
     return None
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from beatline.datasets.table import Counts, Dataset, open_dataset
 from beatline.definitions import Definition, open_spec, store
 from beatline.definitions.lock import DefinitionLock, definition_lock
-from beatline.errors import SecretError
+from beatline.errors import KeyMissingError, SecretError, ServiceError, TransientError
 from beatline.ledger.database import guarded
 from beatline.logs import get_logger
 from beatline_tasks.collect import cursor
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 KIND: Final = "source"
 BUSY: Final = "busy"
+_HELD_S: Final = 30
 _ROWS_AT_ONCE: Final = 20_000
 """An ordered source of one large page is committed in between."""
 
@@ -76,6 +77,8 @@ def collect(installation: Installation, source_id: str, run: RunContext) -> dict
         definition, source = open_source(installation, source_id)
         with definition_lock(installation.engine, definition.id) as lock:
             if lock is None:
+                if run.attempt > 1:  # it may be an earlier attempt of this very run, on a worker that was lost
+                    raise TransientError(f"Another attempt still holds {definition.called}.", retry_after_s=_HELD_S)
                 return BUSY
             return _Run(installation, definition, source, run, lock).execute()
 
@@ -94,6 +97,8 @@ def open_source(installation: Installation, source_id: str) -> tuple[Definition,
         )
     try:
         return definition, open_spec(installation, definition, Source)
+    except KeyMissingError as exc:
+        raise ServiceError(str(exc)) from exc  # of this process, not of the source: another one may hold the key
     except SecretError as exc:
         with installation.engine.begin() as conn:
             store.park(conn, definition, str(exc), who="collect")

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from beatline.datasets.columns import RESERVED, ColumnType
+from beatline.selects import bare, one_select
 
 _COLUMN_BYTES: Final = 63
 """PostgreSQL cuts a longer name silently."""
@@ -199,8 +200,8 @@ class Source(_Strict):
     url: str | None = None
     path: str | None = None
     connection: str | None = Field(default=None, description="sql: the connection to the database, its name or id")
-    query: str | None = Field(
-        default=None, max_length=_QUERY_CHARS, description="sql: a SELECT; :cursor is bound in it"
+    query: Annotated[str, Field(max_length=_QUERY_CHARS), AfterValidator(one_select)] | None = Field(
+        default=None, description="sql: a SELECT; :cursor is bound in it"
     )
     table: TableName | None = Field(default=None, description="sql: a table or view, in place of a query")
     format: Literal["json", "csv", "jsonl"] = Field(default="json", description="http and file: it is required")
@@ -295,10 +296,8 @@ class Source(_Strict):
             raise ValueError(f"{', '.join(given)}: is not for sources of type sql")
         if self.cursor is not None and (self.cursor.param or self.cursor.tie_param):
             raise ValueError("cursor.param: is for http; a query names its position as :cursor")
-        if self.cursor is None and self.query is not None and CURSOR_PARAMETER.search(self.query):
+        if self.cursor is None and self.query is not None and CURSOR_PARAMETER.search(bare(self.query)):
             raise ValueError("cursor: the query uses :cursor, and no cursor.field says which field that is")
-        if self.query is not None and not self.query.strip().strip(";"):
-            raise ValueError("query: is empty")
 
     def _check_cursor(self, cursor: CursorSpec) -> None:
         kind = self.columns.get(cursor.field)

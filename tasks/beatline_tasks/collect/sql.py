@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from beatline.clock import monotonic_s
 from beatline.connections import ConnectionFaultError
 from beatline.datasets.columns import ColumnType, Value
-from beatline.errors import DefinitionError, NotFoundError, SecretError, TransientError
+from beatline.errors import DefinitionError, KeyMissingError, NotFoundError, SecretError, ServiceError, TransientError
 from beatline.ledger.database import quoted
+from beatline.selects import bare, change_code
 from beatline_tasks.collect.cursor import Position, lower_bound
 from beatline_tasks.collect.errors import SourceError
 from beatline_tasks.collect.pages import Page, Validators
@@ -90,6 +91,8 @@ class SqlPages:
                 with dbapi.cursor(name="beatline_collect") as cursor:
                     _let_times_be_text(cursor)
                     yield cursor
+        except KeyMissingError as exc:
+            raise ServiceError(f"connection: {exc}") from exc
         except (NotFoundError, ConnectionFaultError, DefinitionError, SecretError) as exc:
             raise SourceError(f"connection: {exc}") from exc
 
@@ -106,8 +109,8 @@ class SqlPages:
 def statement(source: Source, start: Position | None) -> tuple[str, dict[str, Value] | None]:
     """The statement as psycopg2 takes it, and what is bound in it. Pure."""
     cursor = source.cursor
-    query = _table(source.table) if source.table else (source.query or "").strip().rstrip(";")
-    own = CURSOR_PARAMETER.search(query) is not None
+    query = _table(source.table) if source.table else (source.query or "")
+    own = CURSOR_PARAMETER.search(bare(query)) is not None
     whole = f"SELECT * FROM (\n{query}\n) AS beatline_source"  # noqa: S608  # a query is SQL of its author's own
     if cursor is None:
         return whole, None
@@ -122,7 +125,12 @@ def statement(source: Source, start: Position | None) -> tuple[str, dict[str, Va
     if start is None and not own:
         return whole, None
     value = _LEAST[source.type_of(cursor.field)] if start is None else lower_bound(cursor, start)
-    return CURSOR_PARAMETER.sub("%(cursor)s", whole.replace("%", "%%")), {"cursor": value}
+    return change_code(whole.replace("%", "%%"), _bound), {"cursor": value}
+
+
+def _bound(code: str) -> str:
+    # Only in code: within quotes of the query's own, the value's quotes would end them.
+    return CURSOR_PARAMETER.sub("%(cursor)s", code)
 
 
 def plain(value: object) -> object:

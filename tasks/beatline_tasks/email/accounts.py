@@ -7,17 +7,17 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, case, exists, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from beatline.clock import utc_now
 from beatline.datasets.columns import clean_text
-from beatline.errors import SecretError
+from beatline.errors import KeyMissingError, NotFoundError, SecretError, ServiceError
 from beatline.ledger.model import definitions
 from beatline_tasks.email.backoff import next_try
 from beatline_tasks.email.errors import MailError, Trouble
 from beatline_tasks.email.oauth import Tokens
-from beatline_tasks.email.tables import accounts
+from beatline_tasks.email.tables import accounts, messages
 
 if TYPE_CHECKING:
     from beatline.definitions import Definition
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
 OK: Final = "ok"
 _ERROR_CHARS: Final = 1000
+_UNSENT: Final = exists().where(
+    messages.c.mailbox == definitions.c.id, messages.c.sent_on_at.is_(None), messages.c.state == "new"
+)
+_STANDING: Final = (
+    select(definitions.c.state.label("kept"), _UNSENT.label("unsent"), accounts)
+    .select_from(definitions.outerjoin(accounts, accounts.c.mailbox == definitions.c.id))
+    .where(definitions.c.id == bindparam("id"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +54,27 @@ class Account:
         return self.next_try_at is not None and now < self.next_try_at and self.version == definition.version
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A mailbox as a poll finds it: its account, the state its last polls kept, whether they left messages unsent."""
+
+    account: Account | None
+    state: dict[str, Any]
+    unsent: bool
+
+
 def find(conn: Connection, mailbox: UUID) -> Account | None:
     """The account of a mailbox; None before its first poll."""
     row = conn.execute(select(accounts).where(accounts.c.mailbox == mailbox)).mappings().one_or_none()
-    return None if row is None else Account(**{name: row[name] for name in Account.__dataclass_fields__})
+    return None if row is None else _account(row)
+
+
+def standing(conn: Connection, definition: Definition) -> Standing:
+    """How a mailbox stands when a poll begins, in one statement. Raises NotFoundError if it is gone."""
+    row = conn.execute(_STANDING, {"id": definition.id}).mappings().one_or_none()
+    if row is None:
+        raise NotFoundError(definition.kind, definition.name, "It was removed meanwhile.")
+    return Standing(None if row["mailbox"] is None else _account(row), row["kept"], row["unsent"])
 
 
 def succeeded(conn: Connection, definition: Definition, lag: int | None) -> None:
@@ -81,26 +106,39 @@ def keep_token(conn: Connection, installation: Installation, definition: Definit
 
 
 def open_token(installation: Installation, definition: Definition, account: Account | None) -> Tokens | None:
-    """What was kept; None if nothing was, or if it no longer opens: then it is got anew."""
+    """What was kept; None if nothing was, or if it no longer opens: then it is got anew.
+
+    Raises ServiceError if this process does not hold its key: a token got anew would end the one that others use.
+    """
     if account is None or account.token is None:
         return None
     try:
         return Tokens.from_json(installation.keyring.decrypt(account.token, bound_to=_bound_to(definition.id)))
+    except KeyMissingError as exc:
+        raise ServiceError(str(exc)) from exc
     except SecretError:
         return None
 
 
+def _account(row: RowMapping) -> Account:
+    return Account(**{name: row[name] for name in Account.__dataclass_fields__})
+
+
 def _put(conn: Connection, definition: Definition, now: datetime, values: dict[str, Any]) -> None:
+    values = {**values, "version": definition.version, "last_try_at": now}
+    t = accounts.c  # what was tried before the mailbox was changed has no say any more
+    same = t.version == definition.version
+    changed = {"failures": case((same, t.failures), else_=0), "next_try_at": case((same, t.next_try_at), else_=None)}
+    # A row that stands needs no lock: the mailbox's removal takes it along, before or after.
+    if conn.execute(update(accounts).where(accounts.c.mailbox == definition.id).values({**changed, **values})).rowcount:
+        return
     # A mailbox that is being removed gets no row any more: its removal waits for us, or we for it.
     ours = select(definitions.c.id).where(definitions.c.id == definition.id).with_for_update(key_share=True, read=True)
     if conn.execute(ours).scalar() is None:
         return
-    values = {**values, "version": definition.version, "last_try_at": now}
-    if conn.execute(update(accounts).where(accounts.c.mailbox == definition.id).values(values)).rowcount:
-        return
     new: dict[str, Any] = {"mailbox": definition.id, "state": "connecting", "failures": 0, **values}
     put = insert(accounts).values(new)
-    conn.execute(put.on_conflict_do_update(index_elements=[accounts.c.mailbox], set_=values))
+    conn.execute(put.on_conflict_do_update(index_elements=[accounts.c.mailbox], set_={**changed, **values}))
 
 
 def _bound_to(mailbox: UUID) -> str:

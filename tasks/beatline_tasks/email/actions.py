@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
@@ -9,16 +10,17 @@ from sqlalchemy import select
 
 from beatline.artifacts import ArtifactLostError, ArtifactStore
 from beatline.definitions import Definition, Finding, open_spec, store
-from beatline.errors import BeatlineError, ServiceError
+from beatline.errors import AddressRefusedError, BeatlineError, ServiceError
 from beatline.ledger.database import guarded
 from beatline_tasks.email import accounts, scheduling
+from beatline_tasks.email.careful import UNREAD
 from beatline_tasks.email.database import transaction
 from beatline_tasks.email.dispatch import send_unsent
 from beatline_tasks.email.errors import MailError
 from beatline_tasks.email.lock import mailbox_lock
 from beatline_tasks.email.login import TokenKeeper, open_session
 from beatline_tasks.email.mailbox import Mailbox
-from beatline_tasks.email.reading import read_message
+from beatline_tasks.email.reading import Mail, read_batch, read_message
 from beatline_tasks.email.session import Listed, Session
 from beatline_tasks.email.storing import Storer
 from beatline_tasks.email.tables import quarantine
@@ -57,6 +59,14 @@ def check(installation: Installation, definition: Definition) -> Finding:
 
 
 def _look(installation: Installation, definition: Definition, mailbox: Mailbox) -> tuple[dict[str, Any], list[str]]:
+    session = _open_session(installation, definition, mailbox)
+    try:
+        return _describe(session, mailbox)
+    finally:
+        session.close()
+
+
+def _open_session(installation: Installation, definition: Definition, mailbox: Mailbox) -> Session:
     with guarded(installation.settings), transaction(installation) as conn:
         account = accounts.find(conn, definition.id)
     kept = accounts.open_token(installation, definition, account)
@@ -66,11 +76,7 @@ def _look(installation: Installation, definition: Definition, mailbox: Mailbox) 
             accounts.keep_token(conn, installation, definition, tokens)
 
     allow_private = installation.settings.allow_private_addresses
-    session = open_session(mailbox, TokenKeeper(kept, keep), allow_private=allow_private)
-    try:
-        return _describe(session, mailbox)
-    finally:
-        session.close()
+    return open_session(mailbox, TokenKeeper(kept, keep), allow_private=allow_private)
 
 
 def _describe(session: Session, mailbox: Mailbox) -> tuple[dict[str, Any], list[str]]:
@@ -121,9 +127,9 @@ def reprocess(
     with guarded(installation.settings), mailbox_lock(installation.engine, definition.id) as lock:
         if lock is None:
             return Finding(ok=False, text=_BUSY)
-        for row in rows:
+        for row, mail in _read_again(installation, definition, mailbox, rows):
             storer = Storer(installation, definition, mailbox, row["folder"], lock)
-            reason = _again(installation, storer, row)
+            reason = _again(storer, row, mail)
             if reason is not None:
                 still.append({"id": row["id"], "folder": row["folder"], "uid": row["uid"], "reason": reason})
     good = len(rows) - len(still)
@@ -135,16 +141,50 @@ def reprocess(
     return Finding(ok=not still, text=text, rows=tuple(still))
 
 
-def _again(installation: Installation, storer: Storer, row: RowMapping) -> str | None:
+def _again(storer: Storer, row: RowMapping, mail: Mail | str) -> str | None:
     """Store one message of the quarantine; why not, if it cannot be."""
+    if isinstance(mail, str):
+        return mail
+    if mail.parsed is None:
+        return mail.reason
+    return storer.release(mail, row["uidvalidity"], row["id"], row["raw"])
+
+
+def _read_again(
+    installation: Installation, definition: Definition, mailbox: Mailbox, rows: Sequence[RowMapping]
+) -> Iterator[tuple[RowMapping, Mail | str]]:
+    """Messages of the quarantine, read again: as they are kept, else from the server. Why not, if they cannot be."""
+    yield from ((row, _kept(installation, row)) for row in rows if not row["content_hash"].startswith(UNREAD))
+    never_read = [row for row in rows if row["content_hash"].startswith(UNREAD)]
+    if not never_read:
+        return
+    try:
+        session = _open_session(installation, definition, mailbox)
+    except (MailError, AddressRefusedError) as exc:
+        yield from ((row, str(exc)) for row in never_read)
+        return
+    try:
+        yield from ((row, _fetched(session, mailbox, row)) for row in never_read)
+    finally:
+        session.close()
+
+
+def _kept(installation: Installation, row: RowMapping) -> Mail | str:
     try:
         raw = ArtifactStore.of(installation).read(installation.engine, row["raw"])
     except ArtifactLostError as exc:
         return str(exc)
-    mail = read_message(Listed(row["uid"], row["size_bytes"], row["received_at"]), raw)
-    if mail.parsed is None:
-        return mail.reason
-    return storer.release(mail, row["uidvalidity"], row["id"], row["raw"])
+    return read_message(Listed(row["uid"], row["size_bytes"], row["received_at"]), raw)
+
+
+def _fetched(session: Session, mailbox: Mailbox, row: RowMapping) -> Mail | str:
+    try:
+        if session.select(row["folder"], writable=False).uidvalidity != row["uidvalidity"]:
+            return "the server has numbered its messages anew"
+        mails = list(read_batch(session, session.listed(str(row["uid"])), mailbox))
+    except MailError as exc:
+        return str(exc)
+    return mails[0] if mails else "it is no longer on the server"
 
 
 def _set_aside(installation: Installation, definition: Definition, only: str | None) -> list[RowMapping]:

@@ -21,13 +21,16 @@ from beatline_tasks.email.session import Listed
 class Position:
     """A place in a folder: all up to `uid` is stored. Up to `rematch_to`, messages may be known under other UIDs.
 
-    What arrived before `since` was not wanted at the first sync, and is not wanted later.
+    Up to `known_to`, some may be stored although the cursor was reset; beyond it and `uid` none is, since a message and
+    the cursor behind it are committed together. What arrived before `since` was not wanted at the first sync, and is
+    not wanted later.
     """
 
     uidvalidity: int
     uid: int = 0
     rematch_to: int = 0
     since: datetime | None = None
+    known_to: int = 0
 
     @property
     def rematching(self) -> bool:
@@ -40,7 +43,7 @@ class Position:
 
     def renumbered(self, uidvalidity: int, last_uid: int) -> Position:
         """The position in the same folder after its messages were numbered anew."""
-        return Position(uidvalidity, 0, last_uid, self.since)
+        return Position(uidvalidity, 0, last_uid, self.since, known_to=last_uid)
 
     def to_state(self) -> dict[str, Any]:
         """As it is kept in the definition's state."""
@@ -60,6 +63,7 @@ def position_of(state: Mapping[str, Any], folder: str) -> Position | None:
         int(kept.get("uid", 0)),
         int(kept.get("rematch_to", 0)),
         datetime.fromisoformat(since) if since else None,
+        int(kept.get("known_to", 0)),
     )
 
 

@@ -1,24 +1,24 @@
-"""Sends `email.process_message` for each new message, after the commit that stored it.
+"""Sends `email.process_message` for each new message.
 
-The run's id comes from the message's: sent twice, it is one run. Its row is committed with the mark that it was sent,
-and then it is published; what a crash leaves unsent is sent by the next poll, what it leaves unpublished by a recorder.
+The run's id comes from the message's: sent twice, it is one run. Its row is committed with the message, marked as sent,
+and published after that; what a crash leaves unpublished is published by a recorder, from the run's row.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID, uuid5
 
 from redis import RedisError
-from sqlalchemy import select, update
+from sqlalchemy import Connection, select, update
 
 from beatline.clock import utc_now
 from beatline.engine import headers as h
 from beatline.engine.messages import StoredMessage, accepted_event
-from beatline.engine.publish import message_of, publish_stored
+from beatline.engine.publish import Wanted, messages_of, publish_stored
 from beatline.ledger.store import NewRun, insert_runs
 from beatline.logs import get_logger
 from beatline_tasks.email.database import transaction
@@ -50,8 +50,34 @@ def send(app: Celery, task: str, message_id: UUID, day: str, **options: Any) -> 
         app.send_task(task, (str(message_id),), **options)
 
 
+def runs_of(app: Celery, stored: Mapping[UUID, datetime]) -> list[StoredMessage]:
+    """What is to be sent for messages (their ids, and when they were stored), in that order. Sends nothing."""
+    wanted = [
+        Wanted([str(message_id)], run_id_of(message_id, PROCESS), stored_at.date().isoformat())
+        for message_id, stored_at in stored.items()
+    ]
+    return messages_of(app, PROCESS, wanted)
+
+
+def accept(conn: Connection, installation: Installation, made: Sequence[StoredMessage]) -> None:
+    """The rows of runs; once they are committed, the runs will take place."""
+    insert_runs(conn, [_run(message) for message in made], installation.keyring)
+
+
+def publish(installation: Installation, made: Sequence[StoredMessage]) -> None:
+    """Queue accepted runs; if Redis does not answer, a recorder does it later."""
+    try:
+        publish_stored(installation, made)
+    except RedisError as exc:
+        get_logger(__name__).warning("messages stand but are not queued yet; a recorder queues them",
+                                     messages=len(made), error=type(exc).__name__)  # fmt: skip
+
+
 def send_unsent(app: Celery, installation: Installation, mailbox: UUID, chosen: Sequence[UUID] | None = None) -> int:
-    """Send what is new and unsent of a mailbox (of these messages, if they are given); how many."""
+    """Send what is new and unsent of a mailbox (of these messages, if they are given); how many.
+
+    For what was not sent with the commit that stored it: out of quarantine, or because no run could be made of it.
+    """
     t = messages.c
     wanted = [t.mailbox == mailbox, t.sent_on_at.is_(None), t.state == "new"]
     if chosen is not None:
@@ -61,18 +87,13 @@ def send_unsent(app: Celery, installation: Installation, mailbox: UUID, chosen: 
     while True:
         with transaction(installation) as conn:
             rows = conn.execute(query).all()
-            made = [_message(app, message_id, stored_at) for message_id, stored_at in rows]
-            insert_runs(conn, [_run(message) for message in made], installation.keyring)
+            made = runs_of(app, {row.id: row.stored_at for row in rows})
+            accept(conn, installation, made)
             conn.execute(update(messages).where(t.id.in_([row[0] for row in rows])).values(sent_on_at=utc_now()))
-        _publish(installation, made)
+        publish(installation, made)
         sent += len(made)
         if len(rows) < _AT_ONCE:
             return sent
-
-
-def _message(app: Celery, message_id: UUID, stored_at: datetime) -> StoredMessage:
-    day = stored_at.date().isoformat()
-    return message_of(app, PROCESS, [str(message_id)], {}, run_id=run_id_of(message_id, PROCESS), day=day)
 
 
 def _run(message: StoredMessage) -> NewRun:
@@ -89,11 +110,3 @@ def _run(message: StoredMessage) -> NewRun:
         args_shown=event.args_shown,
         kwargs_shown=event.kwargs_shown,
     )
-
-
-def _publish(installation: Installation, made: Sequence[StoredMessage]) -> None:
-    try:
-        publish_stored(installation, made)
-    except RedisError as exc:
-        get_logger(__name__).warning("messages stand but are not queued yet; a recorder queues them",
-                                     messages=len(made), error=type(exc).__name__)  # fmt: skip

@@ -32,8 +32,6 @@ class MailboxError(BeatlineError):
 class HostBusyError(TransientError):
     """As many connections as are allowed lead to the mailbox's host already."""
 
-    def __init__(self, host: str, limit: int, retry_after_s: float) -> None:
-        self.host, self.limit = host, limit
-        super().__init__(
-            f"{host} has all {limit} connections that BEATLINE_EMAIL_CONNECTIONS_PER_HOST allows.", retry_after_s
-        )
+    def __init__(self, host: str, limit: int, wait_s: float) -> None:
+        self.host, self.limit, self.wait_s = host, limit, wait_s
+        super().__init__(f"{host} has all {limit} connections that BEATLINE_EMAIL_CONNECTIONS_PER_HOST allows.", wait_s)

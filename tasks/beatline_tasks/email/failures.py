@@ -72,6 +72,12 @@ def trouble_of(exc: BaseException, said: str, *, logging_in: bool = False) -> Tr
     return Trouble.LOGIN if logging_in and not _is_bad(exc) else Trouble.PROTOCOL
 
 
+def breaks(exc: BaseException) -> bool:
+    """Whether a connection is of no use after this; after a refusal it is."""
+    refused = isinstance(exc, BeatlineError | imaplib.IMAP4.error) or getattr(exc, "command_result", None) is not None
+    return not refused or isinstance(exc, imaplib.IMAP4.abort)
+
+
 def said_by(exc: BaseException) -> str:
     """What a library's exception says, in text on one line, cut."""
     result: Any = getattr(exc, "command_result", None)  # imap-tools': a tuple of status and data

@@ -15,7 +15,6 @@ from uuid import uuid4
 
 from redis import RedisError
 
-from beatline.clock import utc_now
 from beatline.errors import TransientError
 from beatline_tasks.email.errors import HostBusyError, MailError
 
@@ -74,9 +73,9 @@ def admitted(installation: Installation, mailbox: Mailbox) -> Generator[HostDown
 
 
 def _close(redis: Any, down: str, why: str) -> None:
-    next_ms = int((utc_now().timestamp() + PROBE_S) * 1000)
-
     def close() -> None:
+        seconds, micros = redis.time()  # the clock that admit.lua reads; this machine's may be another
+        next_ms = (seconds + PROBE_S) * 1000 + micros // 1000
         with redis.pipeline(transaction=True) as pipe:
             pipe.hset(down, mapping={"why": why[:_WHY_CHARS], "next": next_ms})
             pipe.expire(down, _DOWN_LIFE_S)

@@ -20,7 +20,8 @@ from beatline.datasets.columns import clean_text
 MAX_HEADER_CHARS: Final = 64 * 1024
 MAX_ADDRESSES: Final = 500
 _MAX_SUBJECT: Final = 2000
-_MAX_MESSAGE_ID: Final = 998
+_MAX_MESSAGE_ID_BYTES: Final = 998
+"""As UTF-8: it stands in an index, and what PostgreSQL takes into one is counted in bytes."""
 _MAX_ADDRESS: Final = 400
 
 # Names in mail that Python does not know, and names of subsets that senders use for the whole.
@@ -34,6 +35,11 @@ _ALIASES: Final = {
 _REFUSED: Final = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined"})
 _WHITE: Final = re.compile(r"[\s\x00-\x1f\x7f]+")
 _WORD: Final = re.compile(r"=\?([^?\s*]{1,60})(?:\*[^?\s]{0,20})?\?([bBqQ])\?([^?]*)\?=")
+_PLAIN: Final = re.compile(
+    r"(?:(?P<name>[A-Za-z0-9]+(?: [A-Za-z0-9]+)*) <)?"
+    r"(?P<address>[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)(?(name)>)"
+)
+_PLAIN_CHARS: Final = 200
 _ADDRESS: Final = re.compile(r"[^\s<>,;\"()]{1,200}@[^\s<>,;\"()]{1,200}")
 
 
@@ -63,8 +69,8 @@ def subject_of(raw: object) -> str:
 
 def message_id_of(raw: object) -> str | None:
     """A Message-ID without its brackets; None if there is none worth the name."""
-    text = _WHITE.sub("", _revived(str(raw)))[: _MAX_MESSAGE_ID + 2].strip("<>")
-    return text or None
+    text = _WHITE.sub("", _revived(str(raw)[:MAX_HEADER_CHARS])).strip("<>")
+    return text.encode()[:_MAX_MESSAGE_ID_BYTES].decode("utf-8", "ignore") or None
 
 
 def addresses(raw: Iterable[object]) -> tuple[str, ...]:
@@ -72,6 +78,9 @@ def addresses(raw: Iterable[object]) -> tuple[str, ...]:
     found: list[str] = []
     for field in raw:
         text = _revived(str(field)[:MAX_HEADER_CHARS])
+        if len(text) <= _PLAIN_CHARS and _PLAIN.fullmatch(text):  # most are: the parser would say the same
+            found.append(text)
+            continue
         try:
             pairs = getaddresses([_WHITE.sub(" ", text)])
         except (RecursionError, ValueError, IndexError):  # comments nested without end, and the like

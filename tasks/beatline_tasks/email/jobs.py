@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any, Final, Literal
 
 from celery import Task, shared_task
 
 from beatline.errors import ServiceError, TransientError
-from beatline.task.context import installation
+from beatline.task.context import current_run, installation
 from beatline_tasks.email.errors import HostBusyError, MailboxError
 
-_TRIES_AT_FULL_HOST: Final = 100
+HOST_BUSY: Final = "host busy"
+_WAITS_AT_FULL_HOST: Final = 3
+_AFTER_BUSY_S: Final = 30.0
 
 
 @shared_task(
@@ -23,16 +26,29 @@ _TRIES_AT_FULL_HOST: Final = 100
     retry_backoff_max=300,
 )
 def poll_account(self: Task[..., Any], account_id: str) -> dict[str, Any] | str:
-    """Store what is new in a mailbox (its name or id); `busy` if another poll does so, `backing off` after a failure."""
-    from beatline_tasks.email.polling import poll
+    """Store what is new in a mailbox (its name or id); `busy` if another poll does so, `backing off` after a failure.
+
+    `host busy` if all connections to its host are taken for long: its next poll tries again.
+    """
+    from beatline_tasks.email.polling import BUSY, poll
 
     if not isinstance(account_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # a message can hold anything
         raise MailboxError(f"email.poll_account takes the name or the id of a mailbox as text, not {account_id!r:.80}.")
     try:
-        return poll(installation(), self.app, account_id)
+        done = poll(installation(), self.app, account_id)
+        if done == BUSY and current_run().attempt > 1:
+            # What holds the lock may be this run's own first attempt, whose worker was lost: it has read nothing.
+            raise TransientError("The mailbox is being polled, perhaps by a worker that was lost.", _AFTER_BUSY_S)
+        return done
     except HostBusyError as exc:
-        # No thread waits for the place: others can poll other hosts.
-        raise self.retry(exc=exc, countdown=exc.retry_after_s, max_retries=_TRIES_AT_FULL_HOST) from exc
+        if self.request.retries >= _WAITS_AT_FULL_HOST:
+            return HOST_BUSY
+        # No thread waits for the place: others can poll other hosts. Nor do they all come back at once.
+        raise self.retry(exc=exc, countdown=exc.wait_s * random.uniform(1, 3)) from exc  # noqa: S311  # no secret
+    except TransientError as exc:
+        if exc.retry_after_s is None:
+            raise
+        raise self.retry(exc=exc, countdown=exc.retry_after_s) from exc
 
 
 @shared_task(
@@ -68,7 +84,9 @@ def finish_message(message_id: str, state: Literal["processed", "failed"], error
 
 @shared_task(name="email.sync_accounts", ignore_result=True, autoretry_for=(ServiceError,), max_retries=2)
 def sync_accounts(interval: float = 60) -> dict[str, int]:
-    """Keep one schedule for each mailbox; `interval` in seconds is of those that name none."""
+    """Keep one schedule for each mailbox; `interval` in seconds is of those that name none. Ends what was left open."""
+    from beatline_tasks.email.leftover import end_leftover
     from beatline_tasks.email.scheduling import sync
 
-    return sync(installation(), interval).counts
+    counts = sync(installation(), interval).counts
+    return counts | end_leftover(installation())

@@ -32,6 +32,8 @@ _PARAMETERS: Final = re.compile(
 )
 _MULTIPART: Final = re.compile(rb"(?i)multipart/|message/")
 _AUTO_PRECEDENCE: Final = frozenset({"bulk", "junk", "list", "auto_reply", "auto-reply"})
+_AUTO_HEADERS: Final = ("x-auto-response-suppress", "x-autoreply", "x-autorespond")
+_TELLS_AUTOMATIC: Final = frozenset({"auto-submitted", "precedence", *_AUTO_HEADERS})
 
 MailPart: TypeAlias = "Message[Any, Any]"
 
@@ -80,12 +82,12 @@ def parse(raw: bytes, received_at: datetime) -> Parsed:
     """The message. Raises Unreadable."""
     _refuse_effort(raw)
     try:
-        message: MailPart = message_from_bytes(raw, policy=_POLICY)
+        message = read(raw)
         parts = list(_leaves(message))
         body = _Body()
         for number, part in enumerate(parts, 1):
             body.take(part, number)
-        return _read(message, received_at, body, {_kind(part) for part in parts})
+        return _read(message, received_at, body)
     except Unreadable:
         raise
     except RecursionError:
@@ -95,6 +97,21 @@ def parse(raw: bytes, received_at: datetime) -> Parsed:
     except Exception as exc:
         # The parser's own failures on broken mail are of many kinds; one message must not stop its mailbox.
         raise Unreadable(f"it cannot be taken apart ({type(exc).__name__})") from exc
+
+
+def read(raw: bytes) -> MailPart:
+    """The message as the standard library reads it; one without parts in a fraction of the time.
+
+    The library goes line by line through a body in which nothing has to be found.
+    """
+    head, end, body = raw.partition(b"\r\n\r\n")
+    if end:
+        message: MailPart = message_from_bytes(head + end, policy=_POLICY)
+        # With something in its body, the header ended before; then, and with parts, the library does it all.
+        if message.get_payload() == "" and message.get_content_maintype() not in ("multipart", "message"):
+            message.set_payload(body.decode("ascii", "surrogateescape"))
+            return message
+    return message_from_bytes(raw, policy=_POLICY)
 
 
 def parse_headers(raw: bytes, received_at: datetime) -> Parsed:
@@ -138,7 +155,7 @@ def _leaves(message: MailPart) -> Iterator[MailPart]:
         if seen > MAX_PARTS:
             raise Unreadable(f"it has more than {MAX_PARTS:,} parts")
         inner: Any = part.get_payload() if part.is_multipart() else []
-        container = part.get_content_maintype() == "multipart" and bool(inner)
+        container = bool(inner) and part.get_content_maintype() == "multipart"
         if ours and not container:
             yield part
         waiting += [(child, depth + 1, ours and container) for child in reversed(inner)]
@@ -156,9 +173,11 @@ class _Body:
     def __init__(self) -> None:
         self.forms: dict[str, str] = {}
         self.attachments: list[Attachment] = []
+        self.kinds: set[str] = set()
 
     def take(self, part: MailPart, number: int) -> None:
         kind = _kind(part)
+        self.kinds.add(kind)
         name = _file_name(part)
         attached = name is not None or _disposition(part) == "attachment"
         data = _data(part)
@@ -174,9 +193,9 @@ class _Body:
         self.attachments.append(Attachment(safe, kind, data, content_id))
 
 
-def _read(message: MailPart, received_at: datetime, body: _Body, kinds: set[str]) -> Parsed:
+def _read(message: MailPart, received_at: datetime, body: _Body) -> Parsed:
     senders = addresses(_all(message, "From") or _all(message, "Sender"))
-    bounce = _is_bounce(message, kinds)
+    bounce = _is_bounce(message, body.kinds)
     return Parsed(
         message_id=message_id_of(message.get("Message-ID") or ""),
         subject=subject_of(message.get("Subject") or ""),
@@ -200,18 +219,21 @@ def _is_bounce(message: MailPart, kinds: set[str]) -> bool:
         return True
     if message.get_content_type() == "multipart/report":
         return str(message.get_param("report-type") or "").lower() == "delivery-status"
+    if header_text(message.get("Return-Path") or "-").strip() != "<>":
+        return False
     sender = header_text(message.get("From") or "").lower()
-    nobody = header_text(message.get("Return-Path") or "-").strip() == "<>"
-    return nobody and ("mailer-daemon" in sender or "postmaster" in sender)
+    return "mailer-daemon" in sender or "postmaster" in sender
 
 
 def _is_automatic(message: MailPart) -> bool:
+    if _TELLS_AUTOMATIC.isdisjoint(map(str.lower, message.keys())):
+        return False
     submitted = header_text(message.get("Auto-Submitted") or "no").partition(";")[0].strip().lower()
     precedence = header_text(message.get("Precedence") or "").lower()
     return (
         submitted != "no"
         or precedence in _AUTO_PRECEDENCE
-        or any(message.get(name) is not None for name in ("X-Auto-Response-Suppress", "X-Autoreply", "X-Autorespond"))
+        or any(message.get(name) is not None for name in _AUTO_HEADERS)
     )
 
 
@@ -220,6 +242,9 @@ def _disposition(part: MailPart) -> str:
 
 
 def _file_name(part: MailPart) -> str | None:
+    told = f"{part.get('Content-Disposition')} {part.get('Content-Type')}"
+    if "name" not in told.lower():  # neither `filename` nor `name`: nothing to take apart
+        return None
     try:
         name = part.get_filename()
     except (ValueError, LookupError, TypeError):  # a parameter in numbered pieces that do not fit together

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from beatline.clock import monotonic_s, utc_now
 from beatline_tasks.email.errors import MailError, Trouble
-from beatline_tasks.email.failures import mail_error
+from beatline_tasks.email.failures import breaks, mail_error
 from beatline_tasks.email.headers import message_id_of
 
 if TYPE_CHECKING:
@@ -56,6 +56,12 @@ class Session:
 
     def __init__(self, mailbox: Mailbox, connection: BaseMailBox, client: Client) -> None:
         self._mailbox, self._connection, self._client = mailbox, connection, client
+        self._broken = False
+
+    @property
+    def broken(self) -> bool:
+        """Whether the connection is gone, or what would come next on it could not be told apart."""
+        return self._broken
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -148,6 +154,7 @@ class Session:
 
     def _fetch(self, uids: Sequence[int] | str, asked: str, allowance: int) -> list[tuple[bytes, list[bytes]]]:
         with self._asking("to read messages", allowance):
+            self._client.response("FETCH")  # what was sent before a refusal is no answer to this
             chosen = uids if isinstance(uids, str) else compressed(uids)
             return grouped(self._checked(self._client.uid("FETCH", chosen, asked)))
 
@@ -163,6 +170,7 @@ class Session:
         try:
             yield
         except Exception as exc:
+            self._broken = self._broken or breaks(exc)
             raise mail_error(exc, self._mailbox, doing) from exc
 
 

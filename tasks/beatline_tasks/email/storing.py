@@ -1,4 +1,4 @@
-"""A batch of messages into PostgreSQL, with the cursor that says so, in one transaction.
+"""A batch of messages into PostgreSQL, with the runs that process them and the cursor that says so, in one transaction.
 
 Files come first, since a file without a row is swept away and a row without its file would be a loss. Nothing is stored
 twice: a message that stands under its UID, or after a renumbering under its content, is left as it is.
@@ -7,25 +7,33 @@ twice: a message that stands under its UID, or after a renumbering under its con
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
-from sqlalchemy.exc import DataError, IntegrityError, InternalError, NotSupportedError, ProgrammingError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InternalError, NotSupportedError, ProgrammingError
 
 from beatline.artifacts import ArtifactStore, Stored
 from beatline.clock import utc_now
 from beatline.datasets.columns import clean_text
 from beatline.definitions import store
+from beatline.engine.messages import StoredMessage
+from beatline.errors import BeatlineError
+from beatline.ledger.database import sqlstate
 from beatline_tasks.email import cursor
 from beatline_tasks.email.database import transaction, turn
+from beatline_tasks.email.dispatch import accept, runs_of
 from beatline_tasks.email.reading import Mail
 from beatline_tasks.email.tables import attachments, messages, quarantine
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from beatline.definitions import Definition
     from beatline.installation import Installation
     from beatline_tasks.email.lock import MailboxLock
@@ -34,8 +42,11 @@ if TYPE_CHECKING:
 
 FAMILY = "email"
 _REFUSALS = (DataError, IntegrityError, ProgrammingError, InternalError, NotSupportedError)
-"""What PostgreSQL says of a row that it does not take; all else is about the connection or the server."""
+_TOO_MUCH = "54"
+"""The class of SQLSTATEs for a row that is larger than PostgreSQL, or one of its indexes, takes."""
 _REASON_CHARS = 500
+_PUT = pg_insert(messages).on_conflict_do_nothing().returning(messages.c.id)
+"""With rows as parameters, not as part of the statement: that would be compiled anew for every batch."""
 
 
 @dataclass(slots=True)
@@ -63,29 +74,55 @@ class Filed:
     raw: Stored | None
     files: tuple[tuple[Attachment, Stored | None], ...] = ()
     id: UUID = field(default_factory=uuid4)
+    stored_at: datetime = field(default_factory=utc_now)
+
+
+@dataclass(slots=True)
+class Taken:
+    """What a batch came to: runs that stand and are to be published, new messages of which no run could be made."""
+
+    tally: Tally = field(default_factory=Tally)
+    runs: list[StoredMessage] = field(default_factory=list[StoredMessage])
+    unsent: list[UUID] = field(default_factory=list[UUID])
+
+    def __iadd__(self, other: Taken) -> Self:
+        self.tally += other.tally
+        self.runs += other.runs
+        self.unsent += other.unsent
+        return self
+
+
+class _Unsendable(Exception):
+    """Runs of new messages were refused."""
 
 
 class Storer:
-    """Stores the messages of one folder of one mailbox."""
+    """Stores the messages of one folder of one mailbox; with an app, and the runs that process them."""
 
     def __init__(
-        self, installation: Installation, definition: Definition, mailbox: Mailbox, folder: str, lock: MailboxLock
+        self,
+        installation: Installation,
+        definition: Definition,
+        mailbox: Mailbox,
+        folder: str,
+        lock: MailboxLock,
+        app: Celery | None = None,
     ) -> None:
         self._installation, self._definition, self._mailbox = installation, definition, mailbox
-        self._folder, self._lock = folder, lock
+        self._folder, self._lock, self._app = folder, lock, app
         self._files = ArtifactStore.of(installation)
 
-    def store(
-        self, mails: Sequence[Mail], position: cursor.Position, *, rematching: bool = False
-    ) -> tuple[Tally, list[UUID]]:
-        """The messages and the position after them; what was new, by its id. Raises NotFoundError if the mailbox is gone.
+    def store(self, mails: Sequence[Mail], position: cursor.Position, *, rematching: bool = False) -> Taken:
+        """The messages, the runs of what is new, and the position after them. Raises NotFoundError if the mailbox is gone.
 
         `rematching`: they may be known under other UIDs.
         """
         filed = [self._file(mail) for mail in mails]
         try:
             return self._commit(filed, position, rematching)
-        except _REFUSALS as exc:
+        except DBAPIError as exc:
+            if not _refused(exc):
+                raise
             if len(mails) > 1:  # one of them spoils the others: each by itself
                 return self._one_by_one(mails, position, rematching)
             if not mails:
@@ -102,20 +139,18 @@ class Storer:
                 self._insert(conn, [filed], cursor.Position(uidvalidity))
                 conn.execute(delete(quarantine).where(quarantine.c.id == quarantine_id))
                 self._files.remove(conn, raw)
-        except _REFUSALS as exc:
+        except DBAPIError as exc:
+            if not _refused(exc):
+                raise
             return _refusal(exc)
         return None
 
-    def _one_by_one(
-        self, mails: Sequence[Mail], position: cursor.Position, rematching: bool
-    ) -> tuple[Tally, list[UUID]]:
-        tally, ids = Tally(), list[UUID]()
+    def _one_by_one(self, mails: Sequence[Mail], position: cursor.Position, rematching: bool) -> Taken:
+        taken = Taken()
         for number, mail in enumerate(mails, 1):
             reached = position if number == len(mails) else replace(position, uid=mail.uid)
-            more, new = self.store([mail], reached, rematching=rematching)
-            tally += more
-            ids += new
-        return tally, ids
+            taken += self.store([mail], reached, rematching=rematching)
+        return taken
 
     def _set_aside(self, mail: Mail, exc: Exception) -> Filed:
         return self._file(replace(mail, parsed=None, raw=mail.raw or b"", reason=_refusal(exc)))
@@ -133,7 +168,23 @@ class Storer:
         with turn():
             return self._files.write(data)
 
-    def _commit(self, filed: Sequence[Filed], position: cursor.Position, rematching: bool) -> tuple[Tally, list[UUID]]:
+    def _commit(self, filed: Sequence[Filed], position: cursor.Position, rematching: bool) -> Taken:
+        if self._app is not None:
+            # Refused runs keep no message out: it is stored unsent, and sending it then says what is wrong.
+            with suppress(_Unsendable):
+                return self._commit_with(self._runs(self._app, filed), filed, position, rematching)
+        return self._commit_with({}, filed, position, rematching)
+
+    def _runs(self, app: Celery, filed: Sequence[Filed]) -> dict[UUID, StoredMessage]:
+        stored = {one.id: one.stored_at for one in filed if one.mail.parsed is not None}
+        try:
+            return dict(zip(stored, runs_of(app, stored), strict=True))
+        except BeatlineError as exc:
+            raise _Unsendable from exc
+
+    def _commit_with(
+        self, runs: Mapping[UUID, StoredMessage], filed: Sequence[Filed], position: cursor.Position, rematching: bool
+    ) -> Taken:
         self._lock.check()
         tally = Tally()
         with transaction(self._installation) as conn:
@@ -141,21 +192,31 @@ class Storer:
             known = self._rematch(conn, filed, position) if rematching else set[int]()
             fresh = [one for one in filed if one.mail.uid not in known]
             readable = [one for one in fresh if one.mail.parsed is not None]
-            ids = self._insert(conn, readable, position)
+            ids = self._insert(conn, readable, position, sent_on_at=utc_now() if runs else None)
+            new = [one.id for one in readable if one.id in ids]
+            self._accept(conn, [runs[message_id] for message_id in new if runs])
             tally.quarantined = self._quarantine(conn, [one for one in fresh if one.mail.parsed is None], position)
             store.save_state(conn, self._definition, cursor.with_position(state, self._folder, position))
         tally.new, tally.known = len(ids), len(filed) - len(ids) - tally.quarantined
         tally.oversize = sum(1 for one in readable if one.id in ids and one.mail.oversize)
-        return tally, [one.id for one in readable if one.id in ids]
+        return Taken(tally, [runs[message_id] for message_id in new]) if runs else Taken(tally, unsent=new)
 
-    def _insert(self, conn: Connection, filed: Sequence[Filed], position: cursor.Position) -> set[UUID]:
+    def _accept(self, conn: Connection, runs: Sequence[StoredMessage]) -> None:
+        try:
+            accept(conn, self._installation, runs)
+        except (DBAPIError, BeatlineError) as exc:  # not of a message, which would be set aside for it
+            if isinstance(exc, DBAPIError) and not _refused(exc):
+                raise
+            raise _Unsendable from exc
+
+    def _insert(
+        self, conn: Connection, filed: Sequence[Filed], position: cursor.Position, sent_on_at: datetime | None = None
+    ) -> set[UUID]:
         """The rows of messages; the ids of those that did not stand there yet."""
         if not filed:
             return set()
-        rows = [self._row(one, position) for one in filed]
-        # Rows as parameters, not as part of the statement: that would be compiled anew for every batch.
-        put = pg_insert(messages).on_conflict_do_nothing().returning(messages.c.id)
-        ids = set(conn.execute(put, rows).scalars())
+        rows = [{**self._row(one, position), "sent_on_at": sent_on_at} for one in filed]
+        ids = set(conn.execute(_PUT, rows).scalars())
         files: list[dict[str, Any]] = []
         for one in filed:
             if one.id not in ids:
@@ -185,7 +246,7 @@ class Storer:
             "body_text": parsed.text,
             "body_html": parsed.html,
             "state": "new",
-            "stored_at": utc_now(),
+            "stored_at": one.stored_at,
         }
 
     def _attachment_rows(self, conn: Connection, one: Filed) -> list[dict[str, Any]]:
@@ -249,6 +310,11 @@ class Storer:
                     conn.execute(update(table).where(t.id == row_id).values(values))
                     known.add(one.mail.uid)
         return known
+
+
+def _refused(exc: DBAPIError) -> bool:
+    """Whether PostgreSQL does not take a row; all else is about the connection or the server."""
+    return isinstance(exc, _REFUSALS) or (sqlstate(exc) or "").startswith(_TOO_MUCH)
 
 
 def _refusal(exc: Exception) -> str:

@@ -57,6 +57,7 @@ messages = Table(
     CheckConstraint("state IN ('new','processing','processed','failed')", name="email_messages_state"),
     Index("email_messages_message_id", "mailbox", "message_id"),
     Index("email_messages_unsent", "mailbox", postgresql_where=text("sent_on_at IS NULL AND state = 'new'")),
+    Index("email_messages_open", "id", postgresql_where=text("state IN ('new','processing')")),
     comment="Messages that polls have stored. A row stays when its message is deleted on the server.",
 )
 

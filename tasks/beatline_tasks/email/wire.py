@@ -85,8 +85,11 @@ class Client(imaplib.IMAP4):
         box = self._mailbox
         failed: OSError = OSError(f"{box.host} has no address")
         for address in resolve(box.host, box.effective_port, allow_private=self._allow_private):
+            left_s = self.ends_s - monotonic_s()
+            if left_s <= 0:  # a name can have any number of addresses
+                break
             try:
-                return socket.create_connection((address, box.effective_port), timeout)
+                return socket.create_connection((address, box.effective_port), min(timeout or left_s, left_s))
             except OSError as exc:
                 failed = exc
         raise failed

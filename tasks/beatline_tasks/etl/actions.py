@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any, Final
-from zoneinfo import ZoneInfo
 
-from beatline.clock import utc_now
 from beatline.datasets.table import check_dataset_name
 from beatline.definitions import Definition, Finding, open_spec, store
 from beatline.errors import BeatlineError, ServiceError
 from beatline.ledger.database import guarded
-from beatline_tasks.etl import checks, staging, target
+from beatline_tasks.etl import checks, replace, staging, target
 from beatline_tasks.etl.archive import first_due, time_kind
 from beatline_tasks.etl.contract import Field, Plan, compare
 from beatline_tasks.etl.ends import Target, own_session, target_session
@@ -114,7 +112,7 @@ def _transformed(session: Session, incoming: Incoming, job: Job) -> tuple[list[F
     if job.transform is not None and job.transform.engine == "duckdb":
         from beatline_tasks.etl.duck import duck_fields
 
-        return duck_fields(incoming, job.transform.sql), []
+        return duck_fields(incoming, job.transform.sql, job.statement_timeout_s), []
     return staging.transformed_fields(session, incoming, job.transform)
 
 
@@ -124,7 +122,9 @@ def _try(
     """Let the server say whether the load and the checks in SQL would be taken, without executing them."""
     if fresh:
         target.make(session, goal, plan, output)
-    elif output.key and output.mode != "replace":
+    elif output.mode == "replace":
+        replace.refuse_cascades(session, goal.table)
+    elif output.key:
         target.check_key(session, goal.table, output.key)
     if not fresh and (plan.added or plan.widened):
         return  # trying the change would lock the table
@@ -167,7 +167,7 @@ def _doubts(plan: Plan) -> str:
 def _preview(installation: Installation, job: Job, output: Output) -> Finding:
     with target_session(installation, job, output, keep=False) as (session, goal):
         incoming = read(installation, job, session, None, limit=_LOOKED_AT)
-        stage = staging.transform(session, incoming, job.transform)
+        stage = staging.transform(session, incoming, job.transform, job.statement_timeout_s)
         plan = compare(output, stage.fields, target.columns_of(session, goal.table))
         if plan.problems:
             return Finding(ok=False, text=" ".join(plan.problems))
@@ -191,7 +191,7 @@ def _check_archive(installation: Installation, job: Job, archive: Archive | None
     with own_session(installation, job, keep=False) as session:
         time_kind(session, table, archive)
         session.run(f"EXPLAIN DELETE FROM {table.sql}", what="Deleting archived rows")
-        due = first_due(session, table, archive, utc_now().astimezone(ZoneInfo(archive.zone)).date())
+        due = first_due(session, table, archive)
     if due is None:
         return Finding(ok=True, text=f"It works: no row of {table} is {archive.older_than_days} days old or older.")
     return Finding(ok=True, text=f"It works: {due.day} is the first day of {table} to be archived.")

@@ -8,11 +8,11 @@ days are caught up one by one, and rows that come late for a day go into a furth
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date
 from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import func, insert, select
 
@@ -26,11 +26,12 @@ from beatline.failpoints import reach
 from beatline.ledger.database import guarded, quoted
 from beatline.logs import get_logger
 from beatline_tasks.etl.archive_file import SUFFIX, Written, open_file, read_back, write_rows
+from beatline_tasks.etl.disk import disk_in_words
 from beatline_tasks.etl.ends import absent, own_session
 from beatline_tasks.etl.errors import JobError
 from beatline_tasks.etl.fieldtypes import NAIVE, TIMESTAMP, base
 from beatline_tasks.etl.job import Archive, Job
-from beatline_tasks.etl.running import BUSY, open_job
+from beatline_tasks.etl.running import busy, open_job
 from beatline_tasks.etl.session import Session, Table
 from beatline_tasks.etl.tables import archives
 from beatline_tasks.etl.target import columns_of
@@ -46,7 +47,7 @@ _DAY_S: Final = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """A day of the job's zone as bounds of the time column: from `begins`, before `ends`."""
+    """A day of the job's zone as bounds of the time column: from `begins`, before `ends`; all of them the server's."""
 
     day: date
     begins: str
@@ -65,22 +66,44 @@ def run_archive(installation: Installation, job_id: str, run: RunContext) -> dic
             raise JobError(f"{definition.called} loads: it is for the task etl.run_job.")
         with definition_lock(installation.engine, definition.id) as lock:
             if lock is None:
-                return BUSY
+                return busy(definition, run)
             return _Archiving(installation, definition, job, job.archive, run.run_id, lock).execute()
 
 
-def first_due(session: Session, table: Table, archive: Archive, today: date) -> Day | None:
-    """The oldest day that has rows and is due; None if there is none. Raises JobError if there is no such column."""
+def first_due(session: Session, table: Table, archive: Archive) -> Day | None:
+    """The oldest day that has rows and is due; None if there is none. Raises JobError if there is no such column.
+
+    The server alone says what day it is, to which day a row belongs and where days end: this process may know other
+    rules of the zone, and a day whose row lies outside it would come back for ever.
+    """
     kind = time_kind(session, table, archive)
-    column = quoted(archive.time_column)
-    due = _day(today - timedelta(days=archive.older_than_days), archive.zone, kind)
-    end = f"CAST({session.let('end', due.ends)} AS {kind})"
-    zone = session.let("zone", archive.zone)
-    local = f"min({column}) AT TIME ZONE {zone}" if kind == TIMESTAMP else f"min({column})"
-    found = session.one(
-        f"SELECT CAST(CAST({local} AS date) AS text) FROM {table.sql} WHERE {column} < {end}", what=_WHAT
+    column, zone = quoted(archive.time_column), session.let("zone", archive.zone)
+    end = _midnight(f"(CAST(now() AT TIME ZONE {zone} AS date) - {archive.older_than_days - 1})", zone, kind)
+    local = f"first AT TIME ZONE {zone}" if kind == TIMESTAMP else "first"
+    day, begins, ends = session.one(
+        f"SELECT CAST(day AS text), CAST(least(first, {_midnight('day', zone, kind)}) AS text), "
+        f"CAST(least({end}, {_midnight('(day + 1)', zone, kind)}) AS text) "
+        f"FROM (SELECT first, CAST({local} AS date) AS day "
+        f"FROM (SELECT min({column}) AS first FROM {table.sql} WHERE isfinite({column}) AND {column} < {end}) AS oldest"
+        ") AS due",
+        what=_WHAT,
     )
-    return None if found[0] is None else _day(date.fromisoformat(found[0]), archive.zone, kind)
+    if day is None:
+        return None
+    try:
+        return Day(date.fromisoformat(day), begins, ends)
+    except ValueError:
+        raise JobError(
+            f"The oldest row of {table} is of the day {day}, which no file can be named after: correct its "
+            f"{archive.time_column}."
+        ) from None
+
+
+def _midnight(day: str, zone: str, kind: str) -> str:
+    """The SQL expression of the moment at which a day begins, in the type of the time column."""
+    if kind == "date":
+        return f"CAST({day} AS date)"
+    return f"(CAST({day} AS timestamp) AT TIME ZONE {zone})" if kind == TIMESTAMP else f"CAST({day} AS timestamp)"
 
 
 def time_kind(session: Session, table: Table, archive: Archive) -> str:
@@ -96,16 +119,6 @@ def time_kind(session: Session, table: Table, archive: Archive) -> str:
     if kind not in ("date", TIMESTAMP, NAIVE):
         raise JobError(f"archive.time_column {archive.time_column!r} is {kind}: it must be a date or a time stamp.")
     return kind
-
-
-def _day(day: date, zone: str, kind: str) -> Day:
-    """The bounds of a day: as a time stamp they are moments, else as the clocks of the zone show them."""
-    following = day + timedelta(days=1)
-    if kind == "date":
-        return Day(day, day.isoformat(), following.isoformat())
-    tz = ZoneInfo(zone) if kind == TIMESTAMP else None
-    begins, ends = (datetime.combine(one, time(), tz).isoformat() for one in (day, following))
-    return Day(day, begins, ends)
 
 
 class _Archiving:
@@ -127,14 +140,17 @@ class _Archiving:
     def execute(self) -> dict[str, Any]:
         """Day after day; what was archived."""
         files: list[dict[str, Any]] = []
-        today = utc_now().astimezone(ZoneInfo(self._archive.zone)).date()
+        empty: date | None = None
         while True:
             with own_session(self._installation, self._job) as session:
-                due = first_due(session, self._table, self._archive, today)
+                due = first_due(session, self._table, self._archive)
             if due is None:
                 return {"files": len(files), "rows": sum(file["rows"] for file in files), "archived": files}
             try:
                 done = self._archive_day(due)
+                if done is None and due.day == empty:
+                    raise JobError(f"{due.day} is the oldest day of {self._table}, and twice no row of it was found.")
+                empty = due.day if done is None else None
             except TransientError:
                 raise
             except BeatlineError as exc:
@@ -147,11 +163,13 @@ class _Archiving:
 
     def _archive_day(self, due: Day) -> dict[str, Any] | None:
         """One day, in one transaction; None if its rows went elsewhere meanwhile."""
-        with own_session(self._installation, self._job) as session, open_file() as file:
+        with own_session(self._installation, self._job) as session, ExitStack() as opened:
             doomed = self._lock_rows(session, due)
             if not doomed:
                 return None
-            written = write_rows(session, self._query(), file, self._archive.format)
+            with disk_in_words(_WHAT):
+                file = opened.enter_context(open_file())
+                written = write_rows(session, self._query(), file, self._archive.format)
             if written.rows != doomed:
                 raise JobError(f"{doomed:,} rows of {due.day} were locked and {written.rows:,} were copied.")
             part = self._next_part(session, due.day)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
 from beatline.ledger.database import quoted
+from beatline.selects import literal
 from beatline_tasks.etl.errors import JobError
 from beatline_tasks.etl.job import Check, NotNull, Range, RowCountChange, Sql, Unique
 from beatline_tasks.etl.session import Session
@@ -32,10 +33,9 @@ class Load:
     @property
     def prefix(self) -> str:
         """What a statement begins with that reads `output` and `target`."""
-        columns = names(self.kinds)
-        return (
-            f"WITH output AS (SELECT {columns} FROM ({self.rows}) AS chosen), target AS (SELECT * FROM {self.target})"
-        )
+        # Materialized: or the planner would try a check's condition on rows before it leaves out the rejected ones.
+        output = f"SELECT {names(self.kinds)} FROM ({self.rows}) AS chosen"
+        return f"WITH output AS MATERIALIZED ({output}), target AS (SELECT * FROM {self.target})"
 
 
 def ask(session: Session, check: Check, load: Load) -> list[str]:
@@ -126,7 +126,7 @@ def _offenders(
 ) -> str | None:
     """How many rows a SELECT finds, with the first few: their keys, or the whole of them where there is no key."""
     keyed = load.key and not whole
-    pairs = ", ".join(f"'{name.replace(chr(39), chr(39) * 2)}', found.{quoted(name)}" for name in load.key)
+    pairs = ", ".join(f"{literal(name)}, found.{quoted(name)}" for name in load.key)
     shown = f"jsonb_build_object({pairs})" if keyed else "to_jsonb(found)"
     with session.read_only():
         rows: list[tuple[Any, ...]] = session.rows(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Timer
 from typing import Any, Final, Protocol, cast
 
 from beatline.ledger.database import quoted
 from beatline_tasks.etl import fieldtypes
 from beatline_tasks.etl.contract import Field
+from beatline_tasks.etl.disk import disk_in_words
 from beatline_tasks.etl.errors import JobError
 from beatline_tasks.etl.incoming import Incoming, create_table
 from beatline_tasks.etl.session import Session
@@ -63,36 +66,48 @@ _MOST_DIGITS: Final = 38
 class _Duck(Protocol):
     def execute(self, sql: str, values: Sequence[object] | None = None) -> _Duck: ...
     def fetchall(self) -> list[tuple[Any, ...]]: ...
+    def interrupt(self) -> None: ...
     def close(self) -> None: ...
 
 
-def transform_in_duckdb(session: Session, incoming: Incoming, sql: str) -> tuple[list[Field], int]:
-    """Stage what DuckDB makes of the incoming rows: its fields, and how many. Raises JobError."""
-    with tempfile.TemporaryDirectory(prefix="beatline-etl-") as name:
+def transform_in_duckdb(
+    session: Session, incoming: Incoming, sql: str, statement_timeout_s: float
+) -> tuple[list[Field], int]:
+    """Stage what DuckDB makes of the incoming rows: its fields, and how many.
+
+    Raises JobError; TransientError if the disk is full.
+    """
+    with disk_in_words(_WHAT), tempfile.TemporaryDirectory(prefix="beatline-etl-") as name:
         folder = Path(name)
         source, result = folder / "input.csv", folder / "output.csv"
         with source.open("wb") as file:
             names = ", ".join(quoted(one.name) for one in incoming.fields)
             query = f"{incoming.prefix} SELECT {names} FROM input"
-            session.copy_out(query, file, f"(FORMAT csv, NULL '{_NULL}', FORCE_QUOTE *)", what="The input")
-        fields = _run(folder, source, result, incoming.fields, sql)
+            with session.read_only():
+                session.copy_out(query, file, f"(FORMAT csv, NULL '{_NULL}', FORCE_QUOTE *)", what="The input")
+        fields = _run(folder, source, result, incoming.fields, sql, statement_timeout_s)
         create_table(session, _OUTPUT, fields)
         with result.open("rb") as file:
             rows = session.copy_in(_OUTPUT, file, f"(FORMAT csv, HEADER, NULL '{_NULL}')", what=_WHAT)
     return fields, rows
 
 
-def duck_fields(incoming: Incoming, sql: str) -> list[Field]:
+def duck_fields(incoming: Incoming, sql: str, statement_timeout_s: float) -> list[Field]:
     """The fields a transform would give, tried on no rows. Raises JobError."""
     with tempfile.TemporaryDirectory(prefix="beatline-etl-") as name:
         folder = Path(name)
         source = folder / "input.csv"
         source.touch()
-        return _run(folder, source, folder / "output.csv", incoming.fields, sql)
+        return _run(folder, source, folder / "output.csv", incoming.fields, sql, statement_timeout_s)
 
 
-def _run(folder: Path, source: Path, result: Path, fields: list[Field], sql: str) -> list[Field]:
+def _run(
+    folder: Path, source: Path, result: Path, fields: list[Field], sql: str, statement_timeout_s: float
+) -> list[Field]:
     duck = _open(folder)
+    late = Timer(statement_timeout_s, duck.interrupt)
+    late.daemon = True
+    late.start()
     try:
         names = ", ".join(f"{quoted(one.name)} {_to(one.kind)}" for one in fields)
         duck.execute(f"CREATE TABLE input ({names})")
@@ -104,10 +119,14 @@ def _run(folder: Path, source: Path, result: Path, fields: list[Field], sql: str
         described = duck.execute("DESCRIBE beatline_output").fetchall()
         found = [Field(str(row[0]), _from(str(row[1]))) for row in described]
         duck.execute(f"COPY beatline_output TO {_path(result)} (FORMAT csv, HEADER, NULLSTR '{_NULL}', FORCE_QUOTE *)")
+    except _library().InterruptException as exc:
+        raise JobError(f"{_WHAT}: took longer than statement_timeout_s allows, and was ended.") from exc
     except _duck_error() as exc:
         said = str(exc).strip().partition("\n")[0]
         raise JobError(f"{_WHAT}: DuckDB refuses it: {said}") from exc
     finally:
+        late.cancel()
+        late.join()  # or it would interrupt what is closed
         duck.close()
     return found
 
@@ -119,6 +138,8 @@ def _open(folder: Path) -> _Duck:
     duck.execute("SET threads = 1")
     duck.execute(f"SET memory_limit = '{_MEMORY}'")
     duck.execute(f"SET temp_directory = {_path(folder / 'spill')}")
+    # What does not fit into memory lies there: a job fills no disk that others need.
+    duck.execute(f"SET max_temp_directory_size = '{shutil.disk_usage(folder).free // 2} bytes'")
     duck.execute("SET autoinstall_known_extensions = false")
     duck.execute(f"SET allowed_directories = [{_path(folder)}]")
     duck.execute("SET enable_external_access = false")

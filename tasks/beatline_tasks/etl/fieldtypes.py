@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Final, Literal
 
+from beatline.selects import literal
+
 DeclaredType = Literal["text", "integer", "number", "decimal", "boolean", "date", "timestamp", "json"]
 
 TIMESTAMP: Final = "timestamp with time zone"
@@ -122,7 +124,7 @@ def misfit(column: str, came: str, stands: str, valid: str) -> str | None:
     if large in TEXTS:
         return None if bound is None else f"length(CAST({column} AS text)) > {bound[0]}"
     text = f"NULLIF(btrim({column}), '')" if is_text(came) else f"CAST({column} AS text)"
-    told = f"NOT {valid}({text}, '{stands.replace(chr(39), chr(39) * 2)}')"
+    told = f"NOT {valid}({text}, {literal(stands)})"
     if large == "numeric" and bound is not None:
         told = (
             f"CASE WHEN {told} THEN true ELSE CAST({text} AS numeric) <> round(CAST({text} AS numeric), {bound[1]}) END"

@@ -6,7 +6,7 @@ run, never counted and left out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from beatline.ledger.database import quoted
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WHAT: Final = "The input"
 INPUT: Final = "pg_temp.input"
+_MOMENTS: Final = ("date", TIMESTAMP, NAIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Incoming:
     prefix: str
     table: str | None
     watermark: dict[str, Any] | None
+    warnings: list[str] = field(default_factory=list[str])
 
 
 def read(
@@ -64,7 +66,8 @@ def describe(installation: Installation, job: Job, session: Session) -> tuple[In
     assert output is not None  # noqa: S101  # the model has it so
     if given.connection == output.connection:
         query = input_query(installation, session, given)
-        fields = session.fields(query, what=WHAT)
+        with session.read_only():
+            fields = session.fields(query, what=WHAT)
         incoming = Incoming(fields, 0, _cte(query, ""), None, None)
         plan = session.rows(f"EXPLAIN {query}", what=WHAT)
     else:
@@ -89,24 +92,28 @@ def _in_place(
     limit: int | None,
 ) -> Incoming:
     query = input_query(installation, session, given)
-    fields = session.fields(query, what=WHAT)
+    with session.read_only():
+        fields = session.fields(query, what=WHAT)
     low = _lower(session, job.watermark, fields, kept)
     if limit is not None:
         query, low = f"SELECT * FROM (\n{query}\n) AS wanted {low} LIMIT {limit}", ""
     if job.watermark is None or limit is not None:
         prefix = _cte(query, "")
-        rows = session.one(f"{prefix} SELECT count(*) FROM input", what=WHAT)[0]
+        with session.read_only():
+            rows = session.one(f"{prefix} SELECT count(*) FROM input", what=WHAT)[0]
         return Incoming(fields, int(rows), prefix, None, None)
     kind = _kind_of(job.watermark, fields)
     name = quoted(job.watermark.field)
-    counted = f"{_cte(query, low)} SELECT count(*), CAST(max({name}) AS text) FROM input"
-    rows, high = session.one(counted, what=WHAT)
+    counted = f"{_cte(query, low)} SELECT count(*), {_highest(name, kind)} FROM input"
+    with session.read_only():
+        rows, high = session.one(counted, what=WHAT)
     if high is None:
         return Incoming(fields, int(rows), _cte(query, low), None, kept)
     bound = f"{name} <= CAST({session.let('high', str(high))} AS {kind})"
-    # A row that has no value may be anywhere: it is read each time, and its key tells it apart.
-    both = f"{low or 'WHERE true'} AND ({bound} OR {name} IS NULL)"
-    return Incoming(fields, int(rows), _cte(query, both), None, _mark(job.watermark, kind, str(high)))
+    # A row that has no value, or an endless one, may be anywhere: it is read each time, and its key tells it apart.
+    both = f"{low or 'WHERE true'} AND ({bound} OR {name} IS NULL OR NOT {_placed(name, kind)})"
+    mark, warnings = _mark(job.watermark, kind, str(high)), _doubts(session, job.watermark, kind, str(high))
+    return Incoming(fields, int(rows), _cte(query, both), None, mark, warnings)
 
 
 def _streamed(
@@ -127,12 +134,14 @@ def _streamed(
     bounded = "" if limit is None else f" LIMIT {limit}"
     wanted = f"SELECT {columns} FROM (\n{query}\n) AS asked {low}{bounded}"
     rows = stream(source, wanted, session, INPUT, what=WHAT)
-    watermark = kept
-    if job.watermark is not None and rows:
-        high = session.one(f"SELECT CAST(max({quoted(job.watermark.field)}) AS text) FROM {INPUT}")[0]
-        if high is not None and limit is None:
-            watermark = _mark(job.watermark, _kind_of(job.watermark, fields), str(high))
-    return Incoming(fields, rows, "", INPUT, watermark)
+    watermark, warnings = kept, list[str]()
+    if job.watermark is not None and rows and limit is None:
+        kind = _kind_of(job.watermark, fields)
+        high = session.one(f"SELECT {_highest(quoted(job.watermark.field), kind)} FROM {INPUT}")[0]
+        if high is not None:
+            watermark = _mark(job.watermark, kind, str(high))
+            warnings = _doubts(session, job.watermark, kind, str(high))
+    return Incoming(fields, rows, "", INPUT, watermark, warnings)
 
 
 def _as_streamed(fields: list[Field]) -> list[Field]:
@@ -150,6 +159,33 @@ def _cte(query: str, where: str) -> str:
     return f"WITH input AS (SELECT * FROM (\n{query}\n) AS asked {where})"
 
 
+def _placed(name: str, kind: str) -> str:
+    """The SQL condition of a value after which others can come: no infinity, no NaN."""
+    if kind in _MOMENTS:
+        return f"isfinite({name})"
+    if kind in FLOATS or kind == "numeric":  # as text: before PostgreSQL 14 no numeric was infinite
+        return f"(CAST({name} AS text) NOT IN ('NaN', 'Infinity', '-Infinity'))"
+    return "true"
+
+
+def _highest(name: str, kind: str) -> str:
+    return f"CAST(max({name}) FILTER (WHERE {_placed(name, kind)}) AS text)"
+
+
+def _doubts(session: Session, watermark: Watermark, kind: str, high: str) -> list[str]:
+    """What is to be told of a watermark in the future: rows that come until then with their own time are not read."""
+    if kind not in _MOMENTS:
+        return []
+    ahead = f"CAST({session.let('high', high)} AS {kind}) > clock_timestamp() + interval '1 day'"
+    if not session.one(f"SELECT {ahead}")[0]:
+        return []
+    told = (
+        f"The watermark {watermark.field} is at {high}, more than a day ahead: rows before it are not read any more, "
+        "unless within the overlap. Correct the row, then `beatline jobs rewind`."
+    )
+    return [told]
+
+
 def _mark(watermark: Watermark, kind: str, value: str) -> dict[str, Any]:
     return {"field": watermark.field, "type": kind, "value": value}
 
@@ -160,7 +196,7 @@ def _kind_of(watermark: Watermark, fields: list[Field]) -> str:
         names = ", ".join(one.name for one in fields)
         raise JobError(f"watermark.field {watermark.field!r} is no field of the input; its fields are: {names}.")
     plain = base(kind)
-    moment, number = plain in ("date", TIMESTAMP, NAIVE), plain in INTEGERS or plain in FLOATS or plain == "numeric"
+    moment, number = plain in _MOMENTS, plain in INTEGERS or plain in FLOATS or plain == "numeric"
     if not (moment or number or is_text(plain)):
         raise JobError(
             f"watermark.field {watermark.field!r} is {kind}: it must be a number, a date, a time stamp or text."

@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from beatline.selects import one_select
 from beatline_tasks.etl.fieldtypes import DeclaredType
-from beatline_tasks.etl.statement import one_select
 
 _COLUMN_BYTES: Final = 63
 """PostgreSQL cuts a longer name silently."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from celery import Task, shared_task
 
@@ -29,20 +29,19 @@ def run_job(self: Task[..., Any], job_id: str) -> dict[str, Any] | str:
     try:
         return run_load(installation(), _text(job_id), current_run())
     except TransientError as exc:
-        if exc.retry_after_s is None:
-            raise
-        raise self.retry(exc=exc, countdown=min(exc.retry_after_s, _LONGEST_WAIT_S)) from exc
+        _retry(self, exc)
 
 
 @shared_task(
     name="etl.archive",
+    bind=True,
     ignore_result=True,
     autoretry_for=(TransientError, ServiceError),
     max_retries=5,
     retry_backoff=30,
     retry_backoff_max=1800,
 )
-def archive(job_id: str) -> dict[str, Any] | str:
+def archive(self: Task[..., Any], job_id: str) -> dict[str, Any] | str:
     """Bring the past days of a job's table into files, and out of the table; `busy` if another run does so."""
     from beatline.logs import get_logger
     from beatline_tasks.etl.archive import run_archive
@@ -51,6 +50,8 @@ def archive(job_id: str) -> dict[str, Any] | str:
         return run_archive(installation(), _text(job_id), current_run())
     except BeatlineError as exc:
         get_logger(__name__).error("archive_failed", job=str(job_id)[:100], error=str(exc))
+        if isinstance(exc, TransientError):
+            _retry(self, exc)
         raise
 
 
@@ -67,6 +68,13 @@ def prune_history() -> dict[str, int]:
     from beatline_tasks.etl.retention import prune
 
     return prune(installation())
+
+
+def _retry(task: Task[..., Any], exc: TransientError) -> NoReturn:
+    """Let the run be tried again: when the error says, else as the task's retries are."""
+    if exc.retry_after_s is None:
+        raise exc
+    raise task.retry(exc=exc, countdown=min(exc.retry_after_s, _LONGEST_WAIT_S)) from exc
 
 
 def _text(job_id: object) -> str:

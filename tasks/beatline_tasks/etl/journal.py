@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from beatline_tasks.etl.ends import Target
+from beatline_tasks.etl.ends import Target, stands
 from beatline_tasks.etl.session import Session
 
 _MAKE: Final = """
@@ -43,8 +43,12 @@ class Journal:
 
     def make(self) -> None:
         """Let there be one; in the installation's own database a migration made it."""
-        if not self._target.own:
-            self._session.run(_MAKE.format(journal=self._target.journal.sql), what="Making the table of loads")
+        if self._target.own or stands(self._session, self._target.journal):
+            return
+        name = self._session.let("lock", f"beatline journal {self._target.journal}")
+        # IF NOT EXISTS alone fails where another makes it at the same time; the lock is held until it is committed.
+        self._session.run(f"SELECT pg_advisory_xact_lock(hashtextextended({name}, 0))")
+        self._session.run(_MAKE.format(journal=self._target.journal.sql), what="Making the table of loads")
 
     def of_run(self, run_id: str) -> Load | None:
         """What a run has loaded already."""

@@ -39,6 +39,16 @@ _HANGS_ON: Final = """
         WHERE t.reloptions IS NOT NULL OR t.relreplident <> 'd' OR t.relpersistence <> 'p' OR t.reltablespace <> 0
     LIMIT 1
 """
+_CASCADES: Final = """
+    WITH RECURSIVE t AS (
+        SELECT to_regclass({table})::oid AS oid UNION SELECT i.inhrelid FROM t JOIN pg_inherits i ON i.inhparent = t.oid
+    )
+    SELECT CAST(CAST(k.conrelid AS regclass) AS text), k.conname, k.confdeltype FROM pg_constraint k
+    WHERE k.contype = 'f' AND k.confdeltype IN ('c', 'n', 'd')
+        AND k.confrelid IN (SELECT oid FROM t) AND k.conrelid NOT IN (SELECT oid FROM t)
+    ORDER BY k.conparentid, k.conname LIMIT 1
+"""
+_ACTIONS: Final = {"c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 _GRANTS: Final = """
     SELECT privilege_type, NULL, CASE grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(grantee) END, is_grantable
     FROM pg_class c, aclexplode(c.relacl) WHERE c.oid = to_regclass({table}) AND grantee <> c.relowner
@@ -52,8 +62,22 @@ _INDEXES: Final = """
 """
 
 
+def refuse_cascades(session: Session, table: Table) -> None:
+    """Return only if deleting the table's rows touches no row of another. Raises JobError that names both."""
+    named = session.let("table", table.sql)
+    found = session.rows(_CASCADES.format(table=named))
+    if found:
+        child, constraint, action = found[0]
+        raise JobError(
+            f"Mode replace deletes the rows of {table}, and the foreign key {constraint} of {child} has ON DELETE "
+            f"{_ACTIONS[action]}: rows of {child} would go or change with them. Use mode upsert, or change the foreign "
+            "key to NO ACTION DEFERRABLE INITIALLY DEFERRED."
+        )
+
+
 def build_aside(session: Session, table: Table, name: str, plan: Plan) -> Table:
-    """An empty table like the one that stands, changed as planned."""
+    """An empty table like the one that stands, changed as planned. Raises JobError as `refuse_cascades` does."""
+    refuse_cascades(session, table)
     aside = Table(table.schema, name)
     session.run(f"CREATE TABLE {aside.sql} (LIKE {table.sql} INCLUDING ALL)", what=f"Building {table} aside")
     change(session, aside, plan)
@@ -74,6 +98,8 @@ def put_in_place(session: Session, table: Table, aside: Table, plan: Plan) -> st
             return "the table was exchanged; owner, grants, indexes, constraints, defaults and comments were kept"
     change(session, table, plan)
     columns = names(name for name, column in (columns_of(session, table) or {}).items() if not column.fixed)
+    session.run(f"LOCK TABLE {table.sql} IN ROW EXCLUSIVE MODE", what=_WHAT)  # no foreign key can come from here on
+    refuse_cascades(session, table)
     session.run(f"DELETE FROM {table.sql}", what=_WHAT)
     session.run(f"INSERT INTO {table.sql} ({columns}) SELECT {columns} FROM {aside.sql}", what=_WHAT)
     session.run(f"DROP TABLE {aside.sql}", what=_WHAT)

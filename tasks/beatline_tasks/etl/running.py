@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from beatline.definitions import Definition, open_spec, store
 from beatline.definitions.lock import definition_lock
-from beatline.errors import SecretError
+from beatline.errors import KeyMissingError, SecretError, ServiceError, TransientError
 from beatline.failpoints import reach
 from beatline.ledger.database import guarded
 from beatline.logs import get_logger
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 KIND: Final = "job"
 BUSY: Final = "busy"
+_HELD_S: Final = 30
+"""A worker that was lost holds its lock for as long as the server takes to notice."""
 
 
 @dataclass(slots=True)
@@ -44,6 +46,12 @@ class Counts:
     new: int = 0
     changed: int = 0
     said: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def warn(self, job: str, found: Sequence[str]) -> None:
+        """Tell what a person should know of a load that goes in."""
+        if found:
+            self.said["warnings"] = [*self.said.get("warnings", []), *found]
+            get_logger(__name__).warning("load_warns", job=job, found=list(found))
 
     def result(self) -> dict[str, Any]:
         """The run's result."""
@@ -62,11 +70,18 @@ def run_load(installation: Installation, job_id: str, run: RunContext) -> dict[s
             raise JobError(f"{definition.called} archives: it is for the task etl.archive.")
         with definition_lock(installation.engine, definition.id) as lock:
             if lock is None:
-                return BUSY
+                return busy(definition, run)
             result = load(installation, definition, job, job.output, run.run_id, lock)
     reach("etl_committed")
     get_logger(__name__).info("loaded", job=definition.name, target=job.output.table, **result)
     return result
+
+
+def busy(definition: Definition, run: RunContext) -> Literal["busy"]:
+    """The result of a run that finds another at work. Raises TransientError if that may be its own earlier attempt."""
+    if run.attempt > 1:
+        raise TransientError(f"Another attempt still holds {definition.called}.", retry_after_s=_HELD_S)
+    return BUSY
 
 
 def open_job(installation: Installation, job_id: str) -> tuple[Definition, Job]:
@@ -80,6 +95,8 @@ def open_job(installation: Installation, job_id: str) -> tuple[Definition, Job]:
         )
     try:
         return definition, open_spec(installation, definition, Job)
+    except KeyMissingError as exc:
+        raise ServiceError(str(exc)) from exc  # of this process, not of the job: another one may hold the key
     except SecretError as exc:
         with installation.engine.begin() as conn:
             store.park(conn, definition, str(exc), who="etl")
@@ -126,18 +143,24 @@ class Loading:
         # A target that is made anew holds nothing of what was read before.
         kept = past.watermark if past is not None and stands is not None else None
         incoming = read(self._installation, self._job, self._session, kept)
-        stage = staging.transform(self._session, incoming, self._job.transform)
+        stage = staging.transform(self._session, incoming, self._job.transform, self._job.statement_timeout_s)
         plan = compare(self._output, stage.fields, stands)
         if plan.problems:
             raise JobError(f"The rows do not fit {self._goal.table}: {' '.join(plan.problems)}")
         counts = Counts(read=incoming.rows)
+        counts.warn(self._definition.name, incoming.warnings)
         counts.rejected = self._reject(stage, plan, counts, run_id)
         counts.out = stage.rows - counts.rejected
         rows = staging.chosen(stage, plan, rejected=counts.rejected > 0)
         with self._into(plan, counts, fresh=stands is None) as table:
             stored = self._store(table, rows, plan)
             counts.new, counts.changed = stored.new, stored.changed
-            self._check(rows, plan, table, counts, past)
+            try:
+                self._check(rows, plan, table, counts, past)
+            except BlockedError:
+                if counts.rejected:
+                    self._keep_rejected(stage, run_id, own=False)
+                raise
         if plan.changes and stands is not None:
             counts.said["table"] = plan.changes
         result = counts.result()
@@ -150,13 +173,18 @@ class Loading:
             return 0
         reasons = staging.reasons(self._session)
         if rejected == stage.rows:
+            self._keep_rejected(stage, run_id, own=False)
             raise JobError(f"No row can be loaded, {rejected:,} were rejected: {'; '.join(reasons)}.")
         counts.said["reasons"] = reasons
+        self._keep_rejected(stage, run_id, own=self._goal.own)
+        return rejected
+
+    def _keep_rejected(self, stage: Stage, run_id: str, *, own: bool) -> None:
+        """Keep them in the transaction of the load, or at once: then they outlast a load that fails."""
         keep_rejected(
             self._installation, self._session, stage, self._definition.id, run_id,
-            most=self._job.rejected_kept, own=self._goal.own,
+            most=self._job.rejected_kept, own=own,
         )  # fmt: skip
-        return rejected
 
     @contextmanager
     def _into(self, plan: Plan, counts: Counts, *, fresh: bool) -> Generator[Table]:
@@ -197,6 +225,4 @@ class Loading:
             (blocking if check.severity == "block" else warnings).extend(found)
         if blocking:
             raise BlockedError(blocking)
-        if warnings:
-            counts.said["warnings"] = warnings
-            get_logger(__name__).warning("check_warns", job=self._definition.name, found=warnings)
+        counts.warn(self._definition.name, warnings)

@@ -5,7 +5,7 @@ No value is ever put into a statement: it is given to the transaction with `let`
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, Final, NoReturn, Protocol, cast
@@ -25,6 +25,12 @@ _EXHAUSTED: Final = "53"
 _CONNECTION: Final = "08"
 _TIMED_OUT: Final = "57014"
 _COPY_BYTES: Final = 2**18
+_ANYBODY_SETS: Final = ("user", "superuser")
+# Names in full: the search path may be what was set. The role comes first: the others may need its rights.
+_SETTINGS: Final = """
+    SELECT 'role', pg_catalog.current_setting('role'), 'user'
+    UNION ALL SELECT name, setting, context FROM pg_catalog.pg_settings
+"""
 _MOST_DIGITS: Final = 1000
 
 
@@ -66,6 +72,8 @@ class Session:
 
     def __init__(self, conn: Connection, place: str) -> None:
         self.conn, self.place = conn, place
+        self._given: dict[str, str] = {}
+        self._settings: dict[str, str] | None = None
 
     def prepare(self, statement_timeout_s: float, search_path: str | None = None) -> None:
         """Set what a statement here may rely on: UTC, ISO dates, a bounded time."""
@@ -94,8 +102,8 @@ class Session:
 
     def let(self, name: str, value: str) -> str:
         """Give the transaction a value; returns the SQL expression of type text that stands for it."""
-        with self._cursor("A value") as cursor:
-            cursor.execute("SELECT set_config(%s, %s, true)", (f"beatline.{name}", value))
+        self._given[f"beatline.{name}"] = value
+        self._set({f"beatline.{name}": value})
         return f"current_setting('beatline.{name}')"
 
     def copy_out(self, query: str, file: IO[bytes], options: str = "", *, what: str) -> int:
@@ -130,11 +138,16 @@ class Session:
 
     @contextmanager
     def read_only(self) -> Generator[None]:
-        """What is executed inside may write nothing but temporary tables."""
+        """What is executed inside may write nothing but temporary tables, and leaves no setting other than it was."""
+        if self._settings is None:
+            self._settings = self._current()
         self.run("SAVEPOINT beatline_read_only")
         self.run("SET TRANSACTION READ ONLY")
         yield
         self.run("RELEASE SAVEPOINT beatline_read_only")  # which ends the restriction, too
+        # A SELECT may set what later statements rely on, by set_config: search_path, role, the values given here.
+        now = self._current()
+        self._set({name: value for name, value in self._settings.items() if now.get(name) != value} | self._given)
 
     @contextmanager
     def attempt(self) -> Generator[None]:
@@ -146,6 +159,19 @@ class Session:
             self.run("ROLLBACK TO SAVEPOINT beatline_attempt")
             raise
         self.run("RELEASE SAVEPOINT beatline_attempt")
+
+    def _current(self) -> dict[str, str]:
+        """All settings that a statement may change."""
+        with self._cursor("The settings") as cursor:
+            cursor.execute(_SETTINGS)
+            return {str(name): str(value) for name, value, context in cursor.fetchall() if context in _ANYBODY_SETS}
+
+    def _set(self, values: Mapping[str, str]) -> None:
+        if not values:
+            return
+        with self._cursor("A value") as cursor:
+            calls = ", ".join(["pg_catalog.set_config(%s, %s, true)"] * len(values))
+            cursor.execute(f"SELECT {calls}", [part for pair in values.items() for part in pair])
 
     @contextmanager
     def _cursor(self, what: str) -> Generator[_Cursor]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from beatline.ledger.database import quoted
+from beatline.selects import literal
 from beatline_tasks.etl.contract import Field, Plan
 from beatline_tasks.etl.errors import JobError
 from beatline_tasks.etl.fieldtypes import misfit, taken
@@ -42,14 +43,14 @@ class Stage:
     rows: int
 
 
-def transform(session: Session, incoming: Incoming, given: Transform | None) -> Stage:
+def transform(session: Session, incoming: Incoming, given: Transform | None, statement_timeout_s: float) -> Stage:
     """Stage the rows that the transform makes of the incoming ones; without one, the incoming rows themselves."""
     if given is None and incoming.table is not None:
         return Stage(incoming.table, incoming.fields, incoming.rows)
     if given is not None and given.engine == "duckdb":
         from beatline_tasks.etl.duck import transform_in_duckdb
 
-        return Stage(OUTPUT, *transform_in_duckdb(session, incoming, given.sql))
+        return Stage(OUTPUT, *transform_in_duckdb(session, incoming, given.sql, statement_timeout_s))
     if incoming.table is not None:
         session.run(f"ANALYZE {incoming.table}")  # the planner knows nothing of a table that was just filled
     sql = f"{incoming.prefix} SELECT * FROM (\n{'TABLE input' if given is None else given.sql}\n) AS transformed"
@@ -117,18 +118,16 @@ def _reasons(session: Session, plan: Plan, output: Output) -> list[str]:
         wrong = misfit(column, take.came, take.stands, valid)
         if wrong is not None:
             shown = f"left(CAST({column} AS text), {_SHOWN_CHARS})"
-            told = f"{_literal(take.name + ': ')} || quote_literal({shown}) || {_literal(f' is no {take.stands}')}"
+            told = f"{literal(take.name + ': ')} || quote_literal({shown}) || {literal(f' is no {take.stands}')}"
             said.append(f"WHEN {wrong} THEN {told}")
     for take in plan.takes:
         value = taken(f"o.{quoted(take.name)}", take.came, take.stands)
         if take.name in output.key:
-            said.append(f"WHEN {value} IS NULL THEN {_literal(f'the key field {take.name!r} is missing')}")
+            said.append(f"WHEN {value} IS NULL THEN {literal(f'the key field {take.name!r} is missing')}")
         elif take.not_null:
-            said.append(
-                f"WHEN {value} IS NULL THEN {_literal(f'{take.name} is missing, and its column takes no null')}"
-            )
+            said.append(f"WHEN {value} IS NULL THEN {literal(f'{take.name} is missing, and its column takes no null')}")
     for name in plan.refused:
-        told = _literal(f"it has the field {name!r}, which the table has not")
+        told = literal(f"it has the field {name!r}, which the table has not")
         said.append(f"WHEN o.{quoted(name)} IS NOT NULL THEN {told}")
     return said
 
@@ -139,7 +138,3 @@ def _valid(session: Session) -> str:
         return "pg_input_is_valid"
     session.run(_VALID)
     return "pg_temp.beatline_valid"
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -68,12 +68,21 @@ def tend_artifacts() -> dict[str, Any]:
     retry_backoff_max=600,
 )
 def cleanup_expired_tokens(
-    connection: str, table: str, expiry_column: str, batch_size: int = 1000, statement_timeout_s: float = 30
+    connection: str,
+    table: str,
+    expiry_column: str,
+    batch_size: int = 1000,
+    statement_timeout_s: float = 30,
+    time_zone: str | None = None,
 ) -> dict[str, Any]:
-    """Delete the rows of `schema.table` whose expiry has passed, in batches, over a connection that may write."""
+    """Delete the rows of `schema.table` whose expiry has passed, in batches, over a connection that may write.
+
+    A column of type timestamp without time zone needs `time_zone`: that in which its times are written.
+    """
     from dataclasses import asdict
 
-    from beatline_tasks.maintenance.cleanup import LARGEST_BATCH, clean_up
+    from beatline.schedules.zones import is_zone
+    from beatline_tasks.maintenance.cleanup import LARGEST_BATCH, Expiring, clean_up
 
     given: dict[str, object] = {"connection": connection, "table": table, "expiry_column": expiry_column}
     for name, value in given.items():
@@ -83,8 +92,14 @@ def cleanup_expired_tokens(
     )
     limit = f"above 0, at most {_LONGEST_STATEMENT_S}"
     _check(_is_time(statement_timeout_s), "statement_timeout_s", statement_timeout_s, limit)
+    zoned = time_zone is None or is_zone(str(time_zone))  # a message can hold anything
+    _check(zoned, "time_zone", time_zone, "a time zone's name, such as Europe/Berlin or UTC")
     cleaned = clean_up(
-        installation(), connection, table, expiry_column, batch_size=batch_size, statement_timeout_s=statement_timeout_s
+        installation(),
+        connection,
+        Expiring(table, expiry_column, time_zone),
+        batch_size=batch_size,
+        statement_timeout_s=statement_timeout_s,
     )
     return {"connection": connection, "table": table, **asdict(cleaned)}
 

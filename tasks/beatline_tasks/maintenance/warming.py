@@ -6,19 +6,23 @@ before, until that expires.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from beatline.clock import monotonic_s
 from beatline.connections.sql import sql_session
 from beatline.definitions.specs import explain
 from beatline.errors import BeatlineError, NameRefusedError, ServiceError, TransientError
+from beatline.ledger.database import sqlstate
 from beatline.names import check_name
+from beatline.selects import one_select
 from beatline_tasks.maintenance.errors import MaintenanceError
 
 if TYPE_CHECKING:
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 _LONGEST_S: Final = 200.0
 _ENTRY_S: Final = 30.0
 _ROWS_AT_ONCE: Final = 500
+_CANCELED: Final = "57014"
 _OK: Final = 200
 Ttl = Annotated[int, Field(ge=1, le=7 * 86_400)]
 
@@ -45,7 +50,7 @@ class Entry(BaseModel):
 
     key: Annotated[str, AfterValidator(_key)]
     connection: str | None = None
-    query: str | None = Field(default=None, min_length=1, max_length=50_000)
+    query: Annotated[str, AfterValidator(one_select)] | None = Field(default=None, min_length=1, max_length=50_000)
     url: str | None = None
     ttl_s: Ttl | None = None
 
@@ -115,7 +120,7 @@ def warm(installation: Installation, raw: Mapping[str, Any], *, longest_s: float
                 raise MaintenanceError("the time for one run was over before its turn")
             value = _value(installation, entry, request.max_bytes, limit_s)
         except (BeatlineError, DBAPIError) as exc:
-            warmed.failed[entry.key] = _reason(exc)
+            warmed.failed[entry.key] = _reason(exc, limit_s)
             lasting = lasting or not isinstance(exc, TransientError)
             continue
         _put(installation, entry.key, value, entry.ttl_s or request.ttl_s)
@@ -143,17 +148,30 @@ def _value(installation: Installation, entry: Entry, max_bytes: int, limit_s: fl
 
 
 def _queried(installation: Installation, connection: str, query: str, max_bytes: int, limit_s: float) -> bytes:
-    """The rows as a JSON list of objects; PostgreSQL writes the JSON."""
-    statement = f"SELECT row_to_json(q)::text FROM (\n{query.strip().rstrip(';')}\n) AS q"  # noqa: S608  # its author's
-    parts, size = list[str](), 2
-    options: dict[str, Any] = {"no_parameters": True, "stream_results": True, "yield_per": _ROWS_AT_ONCE}
+    """The rows as a JSON list of objects; PostgreSQL writes the JSON. All of it takes `limit_s` at most."""
+    statement = f"SELECT row_to_json(q)::text FROM (\n{query}\n) AS q"  # noqa: S608  # its author's, one SELECT
+    parts, size, ends_s = list[str](), 2, monotonic_s() + limit_s
+    options: dict[str, Any] = {"no_parameters": True, "stream_results": True, "max_row_buffer": _ROWS_AT_ONCE}
     with sql_session(installation, connection, statement_timeout_s=limit_s) as conn:
-        for row in conn.execution_options(**options).exec_driver_sql(statement):
-            size += len(row[0].encode()) + 1
-            if size > max_bytes:
-                raise _too_large(max_bytes)
-            parts.append(row[0])
+        _let_it_take(conn, ends_s, limit_s)
+        # The options are the statement's: `_let_it_take` must not run through a cursor of the server.
+        rows = conn.exec_driver_sql(statement, execution_options=options)
+        while found := rows.fetchmany(_ROWS_AT_ONCE):
+            for row in found:
+                size += len(row[0].encode()) + 1
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                parts.append(row[0])
+            _let_it_take(conn, ends_s, limit_s)
     return f"[{','.join(parts)}]".encode()
+
+
+def _let_it_take(conn: Connection, ends_s: float, limit_s: float) -> None:
+    """Bound the next statement by what is left: the server counts each FETCH of a cursor as a statement of its own."""
+    left_s = ends_s - monotonic_s()
+    if left_s <= 0:
+        raise MaintenanceError(f"the query took longer than {limit_s:.3g} s")
+    conn.exec_driver_sql(f"SET LOCAL statement_timeout = {math.ceil(left_s * 1000)}")
 
 
 def _fetched(url: str, max_bytes: int, limit_s: float, *, allow_private: bool) -> bytes:
@@ -186,8 +204,10 @@ def _too_large(max_bytes: int) -> MaintenanceError:
     return MaintenanceError(f"it has more than {max_bytes:,} bytes (max_bytes)")
 
 
-def _reason(exc: Exception) -> str:
+def _reason(exc: Exception, limit_s: float) -> str:
     if not isinstance(exc, DBAPIError):
         return str(exc).rstrip(".")
+    if sqlstate(exc) == _CANCELED:
+        return f"the query took longer than {limit_s:.3g} s"
     said = getattr(getattr(exc.orig, "diag", None), "message_primary", None)
     return f"query: {said or 'the connection was lost'}"

@@ -8,7 +8,7 @@ from uuid import UUID
 from beatline.artifacts import ArtifactStore
 from beatline.definitions import store as definitions
 from beatline.definitions.specs import open_spec
-from beatline.errors import BeatlineError, TransientError
+from beatline.errors import ServiceError, TransientError
 from beatline.failpoints import reach
 from beatline.ledger.database import guarded
 from beatline.logs import get_logger
@@ -68,19 +68,21 @@ def problems_of(issue: Issue, rows: list[Delivery]) -> list[str]:
 
 
 def _tell_owner(installation: Installation, issue: Issue, problems: list[str], *, patient: bool) -> str:
-    """Send the owner a notice; in words what became of it. One that can never be sent stops nothing."""
+    """Send the owner a notice; in words what became of it. One that can never be sent stops nothing, whatever it raises."""
     from beatline_tasks.report.notice import send_notice
 
     try:
-        with installation.engine.connect() as conn:
-            definition = definitions.get(conn, KIND, str(issue.report_id))
-        report = open_spec(installation, definition, Report)
-        return send_notice(installation, issue, report, problems)
-    except BeatlineError as exc:
-        if isinstance(exc, TransientError) and patient:
+        with guarded(installation.settings):
+            with installation.engine.connect() as conn:
+                definition = definitions.get(conn, KIND, str(issue.report_id))
+            report = open_spec(installation, definition, Report)
+            return send_notice(installation, issue, report, problems)
+    except Exception as exc:
+        if isinstance(exc, TransientError | ServiceError) and patient:
             raise
-        log.error("report_owner_not_told", report=issue.report, issue=str(issue.id), error=str(exc))
-        return f"not told: {exc}"
+        why = str(exc) or type(exc).__name__
+        log.exception("report_owner_not_told", report=issue.report, issue=str(issue.id), error=why)
+        return f"not told: {why}"
 
 
 def _remove_rows(conn: Any, installation: Installation, issue: Issue) -> None:

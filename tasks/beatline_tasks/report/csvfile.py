@@ -1,4 +1,8 @@
-"""The CSV file: UTF-8 with a mark that Excel looks for, and no cell that a spreadsheet would take for a formula."""
+"""The CSV file: UTF-8 with a mark that Excel looks for, and no cell that a spreadsheet would take for a formula.
+
+In half of the world Excel splits a file at semicolons, and a quote inside of a cell quotes nothing: there a text begins
+a cell after each of its own semicolons and line ends, too.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,11 @@ from types import TracebackType
 from typing import Final, Self
 from zoneinfo import ZoneInfo
 
-from beatline_tasks.report.figures import Cell
+from beatline_tasks.report.figures import Cell, wall_clock
 from beatline_tasks.report.rows import Column
 
-_FORMULA: Final = re.compile(r"\s*[=+\-@\t\r|%\uff1d\uff0b\uff0d\uff20]")  # the last four are the wide forms of = + - @
+_BEGIN: Final = r"=+\-@|%\uff1d\uff0b\uff0d\uff20"  # the last four are the wide forms of = + - @
+_FORMULA: Final = re.compile(rf"""^(?=\s*[\t\r{_BEGIN}])|(?<=[;\n\r])(?=(?:[^\S\n\r]|")*[{_BEGIN}])""")
 
 
 class CsvFile:
@@ -47,11 +52,12 @@ class CsvFile:
             case str():
                 return harmless(value)
             case datetime() if value.tzinfo:
-                return value.astimezone(self._zone).isoformat()
+                local = wall_clock(value, self._zone)
+                return str(value) if local is None else local.isoformat()
             case _:
                 return str(value)
 
 
 def harmless(text: str) -> str:
-    """The text with ' before it where a spreadsheet would otherwise run it. Numbers are not text, and keep their minus."""
-    return f"'{text}" if _FORMULA.match(text) else text
+    """The text with ' wherever a spreadsheet would otherwise run it. Numbers are not text, and keep their minus."""
+    return _FORMULA.sub("'", text)

@@ -8,7 +8,7 @@ A webhook and a store can tell a repetition, so theirs is tried again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID, uuid5
@@ -49,15 +49,25 @@ class Delivery:
 _COLUMNS: Final = tuple(field.name for field in fields(Delivery))
 
 
-def prepare(engine: Engine, issue_id: UUID, wanted: Sequence[tuple[Channel, str]], domain: str) -> list[Delivery]:
+def prepare(engine: Engine, issue_id: UUID, wanted: Sequence[tuple[Channel, str]]) -> list[Delivery]:
     """The rows of these recipients, made where they are missing; what an earlier execution left in between is settled."""
     with engine.begin() as conn:
         for channel, recipient in wanted:
-            row = _new(issue_id, channel, recipient, domain)
+            row = _new(issue_id, channel, recipient)
             conn.execute(pg_insert(report_deliveries).values(row).on_conflict_do_nothing())
         _settle_left(conn, issue_id)
         known = {_identity(issue_id, channel, recipient) for channel, recipient in wanted}
         return [one for one in of_issue(conn, issue_id) if one.id in known]
+
+
+def with_message_ids(engine: Engine, rows: Sequence[Delivery], domain: str) -> list[Delivery]:
+    """The rows of mails, each with its Message-ID, which it keeps."""
+    made = {row.id: f"<{row.id}@{domain}>" for row in rows if row.message_id is None}
+    with engine.begin() as conn:
+        for row_id, message_id in made.items():
+            ours = (report_deliveries.c.id == row_id) & report_deliveries.c.message_id.is_(None)
+            conn.execute(update(report_deliveries).where(ours).values(message_id=message_id))
+    return [replace(row, message_id=made.get(row.id, row.message_id)) for row in rows]
 
 
 def settle(engine: Engine, issue_id: UUID, error: str) -> list[Delivery]:
@@ -131,12 +141,11 @@ def _change(engine: Engine, delivery: Delivery, states: tuple[str, ...], **value
         return conn.execute(update(report_deliveries).where(ours).values(changed_at=utc_now(), **values)).rowcount == 1
 
 
-def _new(issue_id: UUID, channel: Channel, recipient: str, domain: str) -> dict[str, Any]:
+def _new(issue_id: UUID, channel: Channel, recipient: str) -> dict[str, Any]:
     now = utc_now()
     new_id = _identity(issue_id, channel, recipient)
-    message_id = f"<{new_id}@{domain}>" if channel in _MAILS else None
     values: dict[str, Any] = {"id": new_id, "issue_id": issue_id, "channel": channel, "recipient": recipient}
-    return values | {"state": "pending", "message_id": message_id, "created_at": now, "changed_at": now}
+    return values | {"state": "pending", "created_at": now, "changed_at": now}
 
 
 def _identity(issue_id: UUID, channel: Channel, recipient: str) -> UUID:

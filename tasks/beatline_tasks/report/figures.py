@@ -20,6 +20,14 @@ _AUTO_DECIMALS: Final = 6
 MINUS: Final = "\N{MINUS SIGN}"
 
 
+def wall_clock(value: datetime, zone: ZoneInfo) -> datetime | None:
+    """A moment in a zone; None at the end of the calendar, which is how the driver gives `infinity`."""
+    try:
+        return value.astimezone(zone) if value.tzinfo else value
+    except (OverflowError, ValueError):
+        return None
+
+
 class Figures:
     """How one report writes its values."""
 
@@ -59,7 +67,9 @@ class Figures:
 
     def moment(self, value: datetime) -> str:
         """A day and a time of it, to the minute; to the second where there are any."""
-        local = value.astimezone(self.zone) if value.tzinfo else value
+        local = wall_clock(value, self.zone)
+        if local is None:
+            return str(value)
         length = "medium" if local.second else "short"
         day = format_date(local.date(), "medium", locale=self.locale)
         return f"{day} {format_time(local.time(), length, locale=self.locale)}"

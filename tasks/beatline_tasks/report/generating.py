@@ -7,20 +7,22 @@ without a word, `sweeping` ends the issue.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import chain, current_app
+from sqlalchemy import Connection
 
 from beatline.clock import utc_now
 from beatline.definitions import Definition, open_spec, store
-from beatline.errors import SecretError
+from beatline.errors import KeyMissingError, SecretError, ServiceError
 from beatline.failpoints import reach
-from beatline.ledger.database import guarded
+from beatline.ledger.database import guarded, sql
 from beatline.logs import get_logger
 from beatline_tasks.report import issues
 from beatline_tasks.report.errors import ReportError
 from beatline_tasks.report.issues import STEPS, Issue
-from beatline_tasks.report.period import period_before, read_moment
+from beatline_tasks.report.period import Period, period_before, read_moment
 from beatline_tasks.report.spec import Report
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from beatline.task.context import RunContext
 
 KIND: Final = "report"
+_ACCEPTED: Final = """
+    SELECT r.accepted_at FROM {schema}.run_days d JOIN {schema}.runs r ON r.day = d.day AND r.id = d.id WHERE d.id = :id
+"""
 
 
 def open_report(installation: Installation, name_or_id: str) -> tuple[Definition, Report]:
@@ -44,6 +49,8 @@ def open_report(installation: Installation, name_or_id: str) -> tuple[Definition
         )
     try:
         return definition, open_spec(installation, definition, Report)
+    except KeyMissingError as exc:
+        raise ServiceError(str(exc)) from exc  # of this process, not of the report: another one may hold the key
     except SecretError as exc:
         with installation.engine.begin() as conn:
             store.park(conn, definition, str(exc), who=KIND)
@@ -57,8 +64,8 @@ def generate(installation: Installation, report_id: str, run: RunContext, at: st
     """
     with guarded(installation.settings):
         definition, report = open_report(installation, report_id)
-        period = period_before(read_moment(at) or run.slot or utc_now(), report.period, report.zone)
         with installation.engine.begin() as conn:
+            period = _period(conn, definition, report, run, read_moment(at) or run.slot)
             begun = issues.begin(conn, definition, period, run.run_id)
     reach("report.begun")
     issue = begun.issue
@@ -74,6 +81,20 @@ def generate(installation: Installation, report_id: str, run: RunContext, at: st
     }
     get_logger(__name__).info("report_begun", report=definition.name, **said)
     return said
+
+
+def _period(
+    conn: Connection, definition: Definition, report: Report, run: RunContext, moment: datetime | None
+) -> Period:
+    """The period that a run is about: the same at each of its attempts, though midnight may pass between them."""
+    if moment is None:
+        begun = issues.begun_by(conn, definition.id, run.run_id)
+        if begun is not None:
+            return begun.period
+        # History may be a second behind, and then this is the first attempt.
+        accepted: datetime | None = conn.execute(sql(conn, _ACCEPTED), {"id": run.run_id}).scalar()
+        moment = accepted or utc_now()
+    return period_before(moment, report.period, report.zone)
 
 
 def send_chain(issue: Issue) -> None:

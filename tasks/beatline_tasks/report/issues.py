@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 from uuid import UUID, uuid4, uuid5
 
-from sqlalchemy import Connection, RowMapping, select, update
+from sqlalchemy import Connection, RowMapping, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 
+from beatline.artifacts.tables import artifacts
 from beatline.clock import utc_now
 from beatline.definitions import Definition
 from beatline.errors import NotFoundError
@@ -22,6 +23,8 @@ STEPS: Final[tuple[Step, ...]] = ("fetch_data", "render", "send", "clean_up")
 State = Literal["begun", "fetched", "rendered", "sent", "skipped", "failed"]
 OVER: Final = frozenset({"sent", "skipped", "failed"})
 _REASON_CHARS: Final = 2000
+_A_ROUND: Final = timedelta(days=1)
+"""The files of an issue that is begun again must be there so long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +110,11 @@ def _again(conn: Connection, issue: Issue, run_id: str) -> Issue:
     open_again = (deliveries.issue_id == issue.id) & deliveries.state.in_(("refused", "failed"))
     conn.execute(update(report_deliveries).where(open_again).values(state="pending", error=None, changed_at=utc_now()))
     conn.execute(report_deliveries.delete().where(deliveries.issue_id == issue.id, deliveries.channel == "owner"))
+    # Who did not get it yet gets the same figures, as long as they are kept.
+    kept = _kept(conn, issue)
     values = {
-        "state": "begun" if issue.files is None else "rendered",  # who did not get it yet gets the same figures
+        "state": "rendered" if kept else "begun",
+        "files": issue.files if kept else None,
         "round": issue.round + 1,
         "run_id": run_id,
         "reason": None,
@@ -118,6 +124,21 @@ def _again(conn: Connection, issue: Issue, run_id: str) -> Issue:
     }
     changed = update(report_issues).where(report_issues.c.id == issue.id).values(values).returning(report_issues)
     return _issue(conn.execute(changed).mappings().one())
+
+
+def _kept(conn: Connection, issue: Issue) -> bool:
+    """Whether the issue has files, and all of them stay for another round."""
+    wanted = {UUID(file["artifact"]) for file in issue.files or ()}
+    stays = or_(artifacts.c.expires_at.is_(None), artifacts.c.expires_at > utc_now() + _A_ROUND)
+    count = select(func.count()).where(artifacts.c.id.in_(wanted), stays)
+    return bool(wanted) and conn.execute(count).scalar_one() == len(wanted)
+
+
+def begun_by(conn: Connection, report_id: UUID, run_id: str) -> Issue | None:
+    """The issue that a run began or resumed, if it did."""
+    query = select(report_issues).where(report_issues.c.report_id == report_id, report_issues.c.run_id == run_id)
+    row = conn.execute(query.limit(1)).mappings().one_or_none()
+    return None if row is None else _issue(row)
 
 
 def get(conn: Connection, issue_id: str | UUID) -> Issue:
@@ -139,11 +160,19 @@ def of_report(conn: Connection, report_id: UUID, limit: int) -> list[Issue]:
     return [_issue(row) for row in rows]
 
 
-def still_open(conn: Connection, before: datetime, limit: int) -> list[Issue]:
-    """Issues whose steps are not over, and that nothing has touched since then."""
+def still_open(conn: Connection, before: datetime, limit: int, after: Issue | None = None) -> list[Issue]:
+    """Issues whose steps are not over, and that nothing has touched since then: a page, the one after an issue's."""
     table = report_issues.c
     query = select(report_issues).where(table.cleaned_at.is_(None), table.changed_at < before)
-    return [_issue(row) for row in conn.execute(query.order_by(table.changed_at).limit(limit)).mappings()]
+    if after is not None:
+        query = query.where(tuple_(table.changed_at, table.id) > (after.changed_at, after.id))
+    return [_issue(row) for row in conn.execute(query.order_by(table.changed_at, table.id).limit(limit)).mappings()]
+
+
+def touch(conn: Connection, issue: Issue) -> None:
+    """Put an open issue behind the others that wait to be ended."""
+    ours = (report_issues.c.id == issue.id) & report_issues.c.cleaned_at.is_(None)
+    conn.execute(update(report_issues).where(ours).values(changed_at=utc_now()))
 
 
 def move(conn: Connection, issue: Issue, to: State, **values: Any) -> bool:

@@ -11,6 +11,8 @@ from email.policy import SMTP
 from email.utils import format_datetime
 
 _POLICY = SMTP.clone(cte_type="7bit", max_line_length=200)  # servers without 8BITMIME take it as well
+_POLICY_UTF8 = _POLICY.clone(utf8=True)
+"""With an address beyond ASCII, which only a server with SMTPUTF8 takes: its header has no other form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,8 @@ class Letter:
 
 
 def build(letter: Letter, *, sender: str, to: str, message_id: str, at: datetime, headers: Mapping[str, str]) -> bytes:
-    """The mail as it goes over the wire."""
-    message = EmailMessage(policy=_POLICY)
+    """The mail as it goes over the wire. Raises ValueError or MessageError for an address that is none."""
+    message = EmailMessage(policy=_POLICY if (sender + to).isascii() else _POLICY_UTF8)
     message["From"] = sender
     message["To"] = Address(addr_spec=to) if to.isascii() else to
     message["Subject"] = letter.subject

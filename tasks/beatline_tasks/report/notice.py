@@ -9,6 +9,7 @@ from beatline.clock import utc_now
 from beatline.connections import get_connection
 from beatline.errors import TransientError
 from beatline_tasks.report import deliveries
+from beatline_tasks.report.errors import ReportError
 from beatline_tasks.report.figures import Figures
 from beatline_tasks.report.issues import Issue
 from beatline_tasks.report.mail import Letter, build
@@ -31,9 +32,12 @@ def sender_of(connection: OpenConnection) -> str:
 
 
 def domain_of(sender: str) -> str:
-    """What the Message-IDs of a sender end with."""
+    """What the Message-IDs of a sender end with. Raises ReportError if that is no domain."""
     domain = sender.rpartition("@")[2]
-    return domain if domain.isascii() else domain.encode("idna").decode("ascii")
+    try:
+        return domain if domain.isascii() else domain.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise ReportError(f"The sender {sender[:80]!r} is no mail address: correct its connection.") from None
 
 
 def send_notice(installation: Installation, issue: Issue, report: Report, problems: list[str]) -> str:
@@ -43,7 +47,8 @@ def send_notice(installation: Installation, issue: Issue, report: Report, proble
         return "the report has no owner"
     connection = owner.connection or (report.email.connection if report.email else "")
     sender = sender_of(get_connection(installation, connection))
-    [row] = deliveries.prepare(installation.engine, issue.id, [("owner", owner.address)], domain_of(sender))
+    rows = deliveries.prepare(installation.engine, issue.id, [("owner", owner.address)])
+    [row] = deliveries.with_message_ids(installation.engine, rows, domain_of(sender))
     period = Figures(report.locale, report.zone).period(issue.period, report.period)
     letter = Letter(
         subject=fill("Not delivered as it should be: {title} ({period})", {"title": report.title, "period": period}),

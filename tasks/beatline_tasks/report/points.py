@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from datetime import date, datetime, time
+from datetime import MAXYEAR, MINYEAR, date, datetime, time
 from decimal import Decimal
 from typing import Final
 
@@ -91,6 +91,9 @@ class Points:
         )
 
     def _seconds(self, value: Cell) -> float:
+        # The ends of the calendar stand for infinity, and no axis gets there.
+        if isinstance(value, date) and value.year in (MINYEAR, MAXYEAR):
+            return math.nan
         if isinstance(value, datetime):
             return (value if value.tzinfo else value.replace(tzinfo=self._figures.zone)).timestamp()
         if isinstance(value, date):

@@ -112,10 +112,12 @@ def _session(installation: Installation, report: Report, query: Query) -> Genera
             yield conn
         return
     with installation.engine.connect() as conn:
+        conn.detach()  # closed at the end: what a query leaves in its session, such as a lock, goes with it
         names = cast("Mapping[str, str]", conn.get_execution_options()["schema_translate_map"])
         timeout_ms = int(report.statement_timeout_s * 1000)
         path = quoted(names[DATA_SCHEMA]).replace(":", "\\:")
         conn.execute(text("SET TRANSACTION READ ONLY"))
+        conn.execute(text("SET LOCAL standard_conforming_strings TO on"))  # `check_statement` reads quotes so
         conn.execute(text(f"SET LOCAL search_path TO {path}"))
         conn.execute(text(f"SET LOCAL statement_timeout TO {timeout_ms}"))
         yield conn

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
+from celery.exceptions import SoftTimeLimitExceeded
+
 from beatline.artifacts import ArtifactStore
 from beatline.clock import utc_now
 from beatline.connections import get_connection
 from beatline.errors import BeatlineError, ServiceError, TransientError
 from beatline.failpoints import reach
+from beatline.logs import get_logger
 from beatline_tasks.report import deliveries, issues
 from beatline_tasks.report.compose import CONTENT_TYPES
 from beatline_tasks.report.deliveries import Channel, Delivery
@@ -29,17 +32,18 @@ if TYPE_CHECKING:
 
 _OTHER: Final = (MAIL, PICTURE)
 
+log = get_logger(__name__)
+
 
 def send(work: Work) -> dict[str, Any]:
     """Deliver what is not delivered yet. One that fails does not hold up the others.
 
     Raises TransientError if some may go later, ReportError if some will not; each row says why.
     """
-    sender = _sender(work)
-    wanted = _wanted(work)
-    rows = deliveries.prepare(work.installation.engine, work.issue.id, wanted, domain_of(sender))
-    sending = _Sending(work, sender)
+    rows = deliveries.prepare(work.installation.engine, work.issue.id, _wanted(work))
+    sending = _Sending(work)
     passing: list[str] = []
+    strange: list[Exception] = []
     for channel in ("store", "webhook", "email"):
         mine = [row for row in rows if row.channel == channel]
         try:
@@ -49,12 +53,14 @@ def send(work: Work) -> dict[str, Any]:
         except BeatlineError as exc:
             for row in mine:
                 deliveries.refused(work.installation.engine, row, str(exc))
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception as exc:
+            log.exception("report_channel_broke", report=work.issue.report, channel=channel)
+            strange.append(exc)  # raised once the other channels had their turn
+    if strange:
+        raise strange[0]
     return _finish(work, {row.id for row in rows}, passing)
-
-
-def _sender(work: Work) -> str:
-    email = work.report.email
-    return "beatline@localhost" if email is None else sender_of(get_connection(work.installation, email.connection))
 
 
 def _wanted(work: Work) -> list[tuple[Channel, str]]:
@@ -94,8 +100,8 @@ def _finish(work: Work, ours: set[UUID], passing: list[str]) -> dict[str, Any]:
 class _Sending:
     """One execution of the step: the artifacts it sends, and the links that the store gave."""
 
-    def __init__(self, work: Work, sender: str) -> None:
-        self._work, self._sender = work, sender
+    def __init__(self, work: Work) -> None:
+        self._work = work
         self._store = ArtifactStore.of(work.installation)
         self._files = [one for one in work.issue.files or () if one["role"] not in _OTHER]
         mail = next(one for one in work.issue.files or () if one["role"] == MAIL)
@@ -177,19 +183,21 @@ class _Sending:
             deliveries.refused(engine, row, answered.words)
 
     def _email(self, rows: list[Delivery]) -> None:
-        email, issue = self._work.report.email, self._work.issue
+        email, issue, installation = self._work.report.email, self._work.issue, self._work.installation
         if email is None or not any(row.state == "pending" for row in rows):
             return
+        sender = sender_of(get_connection(installation, email.connection))
+        rows = deliveries.with_message_ids(installation.engine, rows, domain_of(sender))
         letter = self._letter(email)
         headers = {"X-Beatline-Report": issue.report, "X-Beatline-Issue": str(issue.id)}
 
         def compose(row: Delivery) -> bytes:
             return build(
-                letter, sender=self._sender, to=row.recipient, message_id=row.message_id or "", at=utc_now(),
+                letter, sender=sender, to=row.recipient, message_id=row.message_id or "", at=utc_now(),
                 headers=headers,
             )  # fmt: skip
 
-        post(self._work.installation, email.connection, self._sender, rows, compose)
+        post(installation, email.connection, sender, rows, compose)
 
     def _letter(self, email: Email) -> Letter:
         attached = self._attached(email)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from datetime import date
+from email.errors import MessageError
+from email.headerregistry import Address as MailAddress
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -43,8 +45,14 @@ class _Strict(BaseModel):
 
 
 def _address(text: str) -> str:
-    if not _ADDRESS.fullmatch(text):
-        raise ValueError(f"{text[:80]!r} is no mail address such as ann@example.com")
+    try:
+        # No part between dots may be empty; what else is wrong, the library that writes the header knows.
+        if not _ADDRESS.fullmatch(text) or "" in re.split(r"[.@]", text):
+            raise ValueError
+        if text.isascii():
+            MailAddress(addr_spec=text)
+    except (ValueError, MessageError):
+        raise ValueError(f"{text[:80]!r} is no mail address such as ann@example.com") from None
     return text
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 from beatline_tasks.report.axes import text_width
 from beatline_tasks.report.chart import COLOURS
 from beatline_tasks.report.document import Facts, heading
-from beatline_tasks.report.figures import Cell, Figures
+from beatline_tasks.report.figures import Cell, Figures, wall_clock
 from beatline_tasks.report.rows import Column
 from beatline_tasks.report.spec import Chart, ColumnStyle
 
@@ -25,6 +25,8 @@ _TEXT_CHARS: Final = 32_767
 _EXACT: Final = 10**15
 """Excel keeps 15 digits: a longer whole number (an id) is written as text, so that none is lost."""
 _FIRST_YEAR: Final = 1900
+_FIRST_MOMENT: Final = datetime(_FIRST_YEAR, 1, 1)  # noqa: DTZ001  # a wall clock's, as Excel's are
+_LAST_MOMENT: Final = datetime(9999, 12, 31, 23, 59, 59)  # noqa: DTZ001
 _WIDTH_ROWS: Final = 300
 _WIDEST: Final = 60.0
 _SHEET_CHARS: Final = 31
@@ -137,9 +139,12 @@ class Sheet:
                 self._sheet.write_boolean(row, column, value)
             case int() | float() | Decimal() if _is_number(value):
                 self._sheet.write_number(row, column, float(value), self._formats[column])
-            case datetime() if value.year >= _FIRST_YEAR:
-                local = value.astimezone(self._figures.zone) if value.tzinfo else value
-                self._sheet.write_datetime(row, column, local.replace(tzinfo=None), self._formats[column])
+            case datetime():
+                local = wall_clock(value, self._figures.zone)
+                if local is None or not _FIRST_MOMENT <= local.replace(tzinfo=None) <= _LAST_MOMENT:
+                    self._text(row, column, str(value))
+                else:
+                    self._sheet.write_datetime(row, column, local.replace(tzinfo=None), self._formats[column])
             case date() if value.year >= _FIRST_YEAR:
                 self._sheet.write_datetime(row, column, value, self._formats[column])
             case _:

@@ -59,6 +59,17 @@ def _established(api: Spawned) -> bool:
     return any(one.status == psutil.CONN_ESTABLISHED for one in psutil.Process(api.pid).net_connections())
 
 
+def test_connections_that_ask_for_nothing_keep_nobody_out_for_long(
+    settings: Settings, api: Spawned, anyone: httpx.Client
+) -> None:
+    silent = [socket.create_connection(("127.0.0.1", settings.api_port)) for _ in range(200)]
+    wait_until(lambda: anyone.get("/healthz").status_code == 503, what="the server takes no more")
+    wait_until(lambda: anyone.get("/healthz").status_code == 200, 20, what="those who are silent are sent away")
+    for one in silent:
+        one.close()
+    assert "Traceback" not in api.output()
+
+
 def test_a_taken_port_is_one_sentence(settings: Settings, spawn: Spawn) -> None:
     with socket.create_server(("127.0.0.1", settings.api_port)):
         spawned = spawn("beatline.cli", "api")

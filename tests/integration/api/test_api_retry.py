@@ -115,6 +115,63 @@ def test_only_one_retry_of_a_run_is_open_however_many_ask(app: Any, installation
     assert retry_run(installation, old, who="test").retried_as != new
 
 
+def test_while_a_retry_of_a_retry_is_open_no_run_of_its_kin_is_retried(app: Any, installation: Installation) -> None:
+    def again(run_id: str) -> str:
+        return retry_run(installation, run_id, who="test").retried_as
+
+    first = app.send_task("test.add", [1, 2]).id
+    ended(installation, first)
+    second = again(first)
+    ended(installation, second)
+    third = again(second)
+    for run_id in (first, second):
+        with pytest.raises(ConflictError, match=f"Run {run_id} is being retried already: run {third} is accepted"):
+            again(run_id)
+    ended(installation, third)
+    fourth = again(first)  # beside the other branch, which has ended
+    for run_id in (first, second, third):
+        with pytest.raises(ConflictError, match=f"is being retried already: run {fourth}"):
+            again(run_id)
+    ended(installation, fourth)
+    assert again(third)
+
+
+def test_of_several_who_retry_runs_of_one_kin_at_once_one_does(app: Any, installation: Installation) -> None:
+    kin = [app.send_task("test.add", [1, 2]).id]
+    ended(installation, kin[0])
+    for _ in range(3):
+        kin.append(retry_run(installation, kin[-1], who="test").retried_as)
+        ended(installation, kin[-1])
+    together, told = Barrier(4), list[object]()
+
+    def ask(run_id: str) -> None:
+        together.wait(10)
+        try:
+            told.append(retry_run(installation, run_id, who="test").retried_as)
+        except ConflictError as exc:
+            told.append(exc)
+
+    threads = [Thread(target=ask, args=(run_id,)) for run_id in kin]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [new] = [one for one in told if isinstance(one, str)]
+    assert [f"is being retried already: run {new}" in str(one) for one in told if one != new] == [True] * 3
+
+
+def test_a_run_that_a_retry_has_sent_on_is_no_kin_of_it(app: Any, installation: Installation) -> None:
+    """Its parent is the retry, as for whatever a task sends: it can be retried beside another retry."""
+    first = app.send_task("test.add", [1, 2]).id
+    ended(installation, first)
+    second = retry_run(installation, first, who="test").retried_as
+    ended(installation, second)
+    child = app.send_task("test.add", [3, 4], parent_id=second, root_id=first).id
+    ended(installation, child)
+    assert retry_run(installation, child, who="test")
+    assert retry_run(installation, first, who="test")
+
+
 def test_what_cannot_be_retried_is_refused_in_words(app: Any, installation: Installation, client: httpx.Client) -> None:
     old = app.send_task("test.add", [1, 2]).id
     drain(installation)

@@ -304,12 +304,8 @@ def test_a_killed_run_leaves_whole_pages_and_no_lock(
     assert in_dataset(open_installation) == list(range(45))
 
 
-def test_a_source_whose_key_is_wrong_is_parked_and_the_others_run(
-    web: Web,
-    open_installation: Installation,
-    make_settings: MakeSettings,
-    weather: Any,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_key_that_a_process_lacks_fails_its_runs_in_words_and_the_others_run(
+    web: Web, open_installation: Installation, weather: Any
 ) -> None:
     from beatline.installation import Installation
     from beatline.secrets import new_key
@@ -317,8 +313,27 @@ def test_a_source_whose_key_is_wrong_is_parked_and_the_others_run(
     feed(web, days(range(3)))
     weather("locked", auth={"type": "bearer", "token": "abc"})
     weather("free")
-    stranger = Installation(make_settings(allow_private_addresses=True, secret_keys=f"other:{new_key()}"))
-    with pytest.raises(SecretError, match="Source 'locked'"):
+    stranger = Installation(open_installation.settings.replaced(secret_keys=new_key()))
+    with pytest.raises(
+        ServiceError, match=r"Source 'locked': .* the key '\w+', which BEATLINE_SECRET_KEYS does not hold"
+    ):
+        collect(stranger, "locked", run())
+    assert collected(stranger, "free")["new"] == 3
+    assert collected(open_installation, "locked")["rows"] == 3  # who has the key goes on
+
+
+def test_a_source_whose_key_is_wrong_is_parked_and_the_others_run(
+    web: Web, open_installation: Installation, weather: Any
+) -> None:
+    from beatline.installation import Installation
+    from beatline.secrets import new_key
+
+    feed(web, days(range(3)))
+    weather("locked", auth={"type": "bearer", "token": "abc"})
+    weather("free")
+    ours = open_installation.keyring.first
+    stranger = Installation(open_installation.settings.replaced(secret_keys=f"{ours}:{new_key().partition(':')[2]}"))
+    with pytest.raises(SecretError, match=r"Source 'locked': .* does not open"):
         collect(stranger, "locked", run())
     with pytest.raises(SourceError, match=r"Source 'locked' is parked: .*sources check locked"):
         collect(open_installation, "locked", run())

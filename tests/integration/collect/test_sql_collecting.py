@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
 
+from beatline.definitions.lock import definition_lock
 from beatline.errors import AddressRefusedError, TransientError
 from beatline.families import kinds
 from beatline.ledger.database import sql
@@ -125,11 +127,11 @@ def test_every_type_of_position_moves_on(
         ({"connection": "shops"}, "connection: There is no connection 'shops'. Did you mean shop?"),
         ({"table": "public.order"}, 'table: relation "public.order" does not exist'),
         ({"key": ["number"]}, "table: it has no column 'number'; its columns are: id, at, total"),
-        ({"table": None, "query": "SELEC 1"}, "query: syntax error"),
+        ({"table": None, "query": "SELECT 1 1"}, "query: syntax error"),
         ({"table": None, "query": "SELECT 1 AS id, 2 AS id, now() AS at, 3 AS total"}, "gives a column twice: id"),
         ({"table": None, "query": "SELECT *, pg_sleep(9) FROM public.orders"}, "statement_timeout_s"),
         ({"table": None, "query": "SELECT *, nextval('s') FROM public.orders"}, "tries to change something"),
-        ({"table": None, "query": "DELETE FROM public.orders RETURNING *"}, "query: syntax error"),
+        ({"table": None, "query": "WITH d AS (DELETE FROM public.orders RETURNING *) TABLE d"}, "query: WITH clause"),
         ({"columns": {"id": "integer", "at": "timestamp", "birth": "date"}}, "No row"),
     ],
 )
@@ -164,6 +166,17 @@ def test_private_addresses_are_refused(installation: Installation, add_source: A
     add_connection(installation, "shop", **own_database(installation.settings))
     with pytest.raises(AddressRefusedError):
         collected(installation)
+
+
+def test_a_second_attempt_waits_for_the_first(shop: Installation, add_source: AddSource) -> None:
+    definition = add_source("orders", **ORDERS)
+    first = RunContext("run-1", 1, 0, "collect.execute_task", "collect", None, None)
+    with definition_lock(shop.engine, definition.id):
+        assert collect(shop, "orders", first) == "busy"
+        with pytest.raises(TransientError, match="Another attempt still holds Source 'orders'") as held:
+            collect(shop, "orders", replace(first, attempt=2))
+        assert held.value.retry_after_s == 30
+    assert collect(shop, "orders", replace(first, attempt=3)) != "busy"
 
 
 def test_a_lost_connection_may_pass_and_the_next_run_goes_on(shop: Installation, add_source: AddSource) -> None:

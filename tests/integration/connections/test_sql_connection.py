@@ -56,6 +56,11 @@ def test_nothing_can_be_changed_unless_both_sides_agree(ours: Installation) -> N
     refused = pytest.raises(ConnectionFaultError, match=r"Connection 'shop' is read only: set its field read_only")
     with refused, sql_session(ours, "shop", read_only=False):
         pass
+    with sql_session(ours, "shop") as conn:
+        # whoever gets past the checks of a statement and ends its transaction begins another that reads
+        with pytest.raises(DBAPIError, match="read-only transaction"):
+            conn.exec_driver_sql("COMMIT; CREATE TABLE public.t (a int)")
+        assert conn.exec_driver_sql("SHOW standard_conforming_strings").scalar_one() == "on"
     with sql_session(ours, "store", read_only=False) as conn:
         conn.execute(text("CREATE TABLE public.t (a int)"))
         conn.commit()

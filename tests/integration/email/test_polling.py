@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import imaplib
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -197,9 +198,15 @@ def _folder_name(encoded: str) -> str:
 
 
 def test_a_cursor_that_was_reset_reads_again_and_adds_nothing(
-    dovecot: ImapServer, add_mailbox: Any, poll: Any, rows: Any, installed: Installation
+    dovecot: ImapServer,
+    add_mailbox: Any,
+    poll: Any,
+    rows: Any,
+    installed: Installation,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from beatline_tasks.email.actions import reset_cursor
+    from beatline_tasks.email.session import Session
 
     user = dovecot.user()
     dovecot.deliver(user, mail("one"), DEEP)
@@ -208,9 +215,21 @@ def test_a_cursor_that_was_reset_reads_again_and_adds_nothing(
     first = rows()
     assert not reset_cursor(installed, box, folder="Other").ok
     assert reset_cursor(installed, box).ok
+    asked: list[int] = []
+    real = Session.bodies
+
+    def bodies(session: Session, uids: Sequence[int], size_bytes: int) -> Any:
+        asked.extend(uids)
+        return real(session, uids, size_bytes)
+
+    monkeypatch.setattr(Session, "bodies", bodies)
     assert poll(user) == {"new": 0, "sent": 0, "lag": 0}
     assert rows() == first
     assert len(rows("email_quarantine")) == 1
+    assert asked == []  # nor is it fetched
+    dovecot.deliver(user, mail("two"))
+    assert poll(user) == {"new": 1, "sent": 1, "lag": 0}
+    assert asked == [3]
 
 
 def test_two_polls_at_once_are_one(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from beatline.clock import utc_now
-from beatline.errors import AddressRefusedError, SecretError
+from beatline.errors import AddressRefusedError, SecretError, TransientError
 from beatline_tasks.email.errors import HostBusyError, MailboxError, MailError, Trouble
+from support.apps import open_app
 from support.imap_script import scripted_imap
 from support.mails import mail
 
@@ -141,6 +143,89 @@ def test_connections_to_a_host_are_capped_over_all_workers(
     assert not installed.redis.exists(key)
 
 
+def test_a_dead_server_is_left_alone_by_the_clock_of_redis(
+    own_dovecot: ImapServer, add_mailbox: Any, poll: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from beatline_tasks.email import gate
+
+    # A worker whose clock is behind must not have the server tried by everybody, nor for ever by nobody.
+    monkeypatch.setattr(gate, "utc_now", lambda: utc_now() - timedelta(hours=1), raising=False)
+    own_dovecot.stop()
+    for name in ("dead-1", "dead-2"):
+        add_mailbox(name, host=own_dovecot.host, port=own_dovecot.port)
+    assert fails(poll, "dead-1", "failed to connect") is Trouble.NETWORK
+    assert poll("dead-2") == "host down"
+
+
+def test_a_poll_waits_a_few_times_for_a_full_host_and_then_leaves_it_to_the_next(
+    dovecot: ImapServer, make_settings: MakeSettings, add_mailbox: Any, installed: Installation
+) -> None:
+    from beatline.definitions import open_spec
+    from beatline.installation import Installation as Another
+    from beatline_tasks.email.gate import admitted
+    from beatline_tasks.email.mailbox import Mailbox
+
+    settings = make_settings(email_connections_per_host=1, allow_private_addresses=True)
+    box = add_mailbox(dovecot.user())
+    with open_app(settings) as app, admitted(Another(settings), open_spec(installed, box, Mailbox)):
+        done = app.tasks["email.poll_account"].apply(args=(box.name,))
+    assert done.get(disable_sync_subtasks=False) == "host busy"
+
+
+def test_a_second_attempt_that_finds_the_lock_of_the_first_comes_back(
+    dovecot: ImapServer, add_mailbox: Any, app: Any, installed: Installation
+) -> None:
+    from celery import _state
+
+    from beatline.engine import headers as h
+    from beatline_tasks.email.lock import mailbox_lock
+
+    box = add_mailbox(dovecot.user())
+    stack, task = cast("Any", _state)._task_stack, app.tasks["email.poll_account"]
+
+    def attempt(number: int) -> Any:
+        stack.push(task)
+        task.push_request(id="run", **{h.ATTEMPT: number})
+        try:
+            return task.run(box.name)
+        finally:
+            task.pop_request()
+            stack.pop()
+
+    with mailbox_lock(installed.engine, box.id):
+        assert attempt(1) == "busy"
+        with pytest.raises(TransientError, match="being polled") as caught:
+            attempt(2)
+    assert caught.value.retry_after_s == 30
+    assert attempt(2)["new"] == 0
+
+
+@pytest.mark.parametrize("met", ["a dead host", "a token"])
+def test_a_change_of_the_mailbox_ends_its_back_off_whatever_the_next_poll_meets(
+    add_mailbox: Any, poll: Any, rows: Any, installed: Installation, met: str
+) -> None:
+    from beatline.definitions import specs, store
+    from beatline.families import kinds
+    from beatline_tasks.email import accounts
+    from beatline_tasks.email.oauth import Tokens
+
+    with scripted_imap({"LOGIN": "{tag} NO [AUTHENTICATIONFAILED] no"}) as server:
+        for name in ("box", "other"):
+            add_mailbox(name, host="127.0.0.1", port=server.port, password="hunter2")
+        assert fails(poll, "box", "no") is Trouble.LOGIN
+    assert fails(poll, "other", "failed to connect") is Trouble.NETWORK
+    with installed.engine.begin() as conn:
+        box = store.get(conn, "mailbox", "box")
+        checked = specs.check(kinds()["mailbox"], "box", {**box.spec, "password": "right now"})
+        changed = store.update_spec(conn, box, checked, lambda: installed.keyring, who="test")
+        if met == "a token":
+            accounts.keep_token(conn, installed, changed, Tokens("access", utc_now(), None, "box"))
+    if met == "a dead host":
+        assert poll("box") == "host down"
+    account = next(row for row in rows("email_accounts", "mailbox") if row["mailbox"] == box.id)
+    assert (account["version"], account["failures"], account["next_try_at"]) == (2, 0, None)
+
+
 def test_tls_and_starttls_are_verified(
     dovecot: ImapServer, add_mailbox: Any, poll: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,8 +264,10 @@ def test_a_mailbox_whose_secret_does_not_open_is_parked(
     from beatline_tasks.email import polling
 
     add_mailbox("box")
-    foreign = Another(make_settings(secret_keys="other:" + "A" * 43 + "=", allow_private_addresses=True))
-    with pytest.raises(SecretError, match="does not hold"):
+    settings = make_settings(allow_private_addresses=True)
+    key_id = Another(settings).keyring.first
+    foreign = Another(settings.replaced(secret_keys=f"{key_id}:" + "A" * 43 + "="))
+    with pytest.raises(SecretError, match="does not open"):
         polling.poll(foreign, app, "box")
     with pytest.raises(MailboxError, match="is parked"):
         poll("box")

@@ -86,7 +86,7 @@ def test_a_worker_polls_and_hands_each_message_to_the_task_of_its_mailbox(
         assert "'new': 3" in str(run.result)
 
 
-def test_a_worker_that_dies_before_it_sends_leaves_the_sending_to_the_next_poll(
+def test_a_worker_that_dies_before_it_queues_what_it_stored_leaves_that_to_a_recorder(
     dovecot: ImapServer,
     add_mailbox: Any,
     rows: Any,
@@ -107,11 +107,14 @@ def test_a_worker_that_dies_before_it_sends_leaves_the_sending_to_the_next_poll(
     first = worker("email", pool="threads", settings=mail_settings, env=dying)
     app.send_task("email.poll_account", (user,))
     assert first.wait() != 0
-    assert [(row["state"], row["sent_on_at"]) for row in rows()] == [("new", None)] * 2
+    assert [(row["state"], row["sent_on_at"] is None) for row in rows()] == [("new", False)] * 2
+    with installed.engine.connect() as conn:  # committed with the messages
+        made = [find_run(conn, run_id_of(row["id"], PROCESS)) for row in rows()]
+    assert [(run.state, run.queue) for run in made] == [(RunState.ACCEPTED, "workflow")] * 2
+    assert all(run.queued_at is None for run in made)
 
-    recorder(settings=mail_settings)
+    recorder(settings=mail_settings)  # no poll comes by again
     worker("email,workflow,default", pool="threads", concurrency=4, settings=mail_settings, env=environment)
-    app.send_task("email.poll_account", (user,))
     wait_until(lambda: [row["state"] for row in rows()] == ["processed"] * 2, 40, what="both are processed")
     sent = [row["id"] for row in rows()]
     for message_id in sent:  # sent once more, as after a crash behind the sending: it is the same run

@@ -7,7 +7,9 @@ import gzip
 import io
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -15,7 +17,7 @@ import pytest
 
 from beatline.artifacts import ArtifactStore
 from beatline.definitions.lock import definition_lock
-from beatline.errors import NotFoundError
+from beatline.errors import NotFoundError, TransientError
 from beatline.task.context import RunContext
 from beatline_tasks.etl import archive as archiving
 from beatline_tasks.etl import archive_file
@@ -188,3 +190,65 @@ def test_what_is_wrong_is_said(
     fine = add_job("fine", archive={"dataset": "lines", "time_column": "at"})
     with definition_lock(open_installation.engine, fine.id):
         assert archive("fine") == "busy"
+        with pytest.raises(TransientError, match="Another attempt still holds Job 'fine'") as held:
+            run_archive(open_installation, "fine", replace(RUN, attempt=2))
+        assert held.value.retry_after_s == 30
+
+
+def test_rows_without_an_end_stay_and_hold_nothing_up(
+    add_job: AddJob, archive: Archive, rows: Rows, execute: Run
+) -> None:
+    for kind in ("timestamptz", "timestamp", "date"):
+        execute(f"CREATE TABLE {kind}s (id int, at {kind})")
+        execute(f"INSERT INTO {kind}s VALUES (1, '-infinity'), (2, '2026-01-01'), (3, 'infinity'), (4, NULL)")  # noqa: S608
+        add_job(kind, archive={"dataset": f"{kind}s", "time_column": "at"})
+        assert [(file["day"], file["rows"]) for file in archive(kind)["archived"]] == [("2026-01-01", 1)]
+        assert rows(f"SELECT id FROM {kind}s ORDER BY id") == [{"id": 1}, {"id": 3}, {"id": 4}]  # noqa: S608
+
+
+def test_a_clock_that_is_put_back_at_midnight_makes_no_empty_day(
+    add_job: AddJob, archive: Archive, execute: Run
+) -> None:
+    # At 00:01 of the 7th, 02:31 UTC, it became 23:01 of the 6th: the 7th began twice.
+    execute("CREATE TABLE lines (id int, at timestamptz)")
+    execute("INSERT INTO lines VALUES (1, '2010-11-07 02:30:30Z'), (2, '2010-11-07 03:00Z'), (3, '2010-11-07 03:30Z')")
+    add_job("old", archive={"dataset": "lines", "time_column": "at", "zone": "America/St_Johns"})
+    assert [(file["day"], file["rows"]) for file in archive()["archived"]] == [("2010-11-07", 3)]
+
+
+def test_a_day_that_stays_empty_ends_the_run(
+    add_job: AddJob, archive: Archive, execute: Run, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute("CREATE TABLE lines (id int, at timestamptz); INSERT INTO lines VALUES (1, '2026-01-01Z')")
+    add_job("old", archive={"dataset": "lines", "time_column": "at"})
+    day = archiving.Day(date(2026, 1, 1), "2026-01-01 01:00:00+00", "2026-01-02 01:00:00+00")
+
+    def always(*_: object) -> archiving.Day:
+        return day
+
+    monkeypatch.setattr(archiving, "first_due", always)
+    with pytest.raises(JobError, match=r"2026-01-01 is the oldest day of beatline_data.lines, and twice no row of it"):
+        archive()
+    assert rows("SELECT state, day::text FROM beatline.etl_archives") == [{"state": "failed", "day": "2026-01-01"}]
+
+
+def test_a_day_before_our_era_is_told(add_job: AddJob, archive: Archive, execute: Run) -> None:
+    execute("CREATE TABLE lines (id int, at date); INSERT INTO lines VALUES (1, '0044-03-15 BC')")
+    add_job("old", archive={"dataset": "lines", "time_column": "at"})
+    with pytest.raises(JobError, match="of the day 0044-03-15 BC, which no file can be named after: correct its at"):
+        archive()
+
+
+@pytest.mark.usefixtures("lines")
+def test_a_full_disk_may_pass(add_job: AddJob, archive: Archive, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, _data: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    add_job("old", archive={"dataset": "lines", "time_column": "at"})
+    monkeypatch.setattr(archiving, "open_file", lambda: nullcontext(Full()))
+    with pytest.raises(TransientError, match="Archiving: the disk for temporary files refuses it: No space left"):
+        archive()
+    assert rows("SELECT count(*) AS n FROM lines") == [{"n": 50}]
+    monkeypatch.undo()
+    assert archive()["rows"] == 40

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +16,7 @@ from sqlalchemy import Engine, text
 from beatline.connections import ConnectionFaultError
 from beatline_tasks.etl import actions
 from beatline_tasks.etl.errors import JobError
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from beatline.definitions import Definition
@@ -114,6 +117,32 @@ def test_duckdb_reaches_nothing_but_its_rows(
         transform("absent", "SELECT 1 AS x")
 
 
+def test_duckdb_is_bounded_in_time_and_disk(
+    add_job: AddJob, load: Load, execute: Run, open_installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("duckdb")
+    execute("CREATE TABLE feed AS SELECT 1 AS id")
+    output = {"table": "out", "mode": "replace"}
+
+    def define(name: str, sql: str, limit_s: float) -> Definition:
+        transform = {"sql": sql, "engine": "duckdb"}
+        return add_job(name, input={"dataset": "feed"}, transform=transform, output=output, statement_timeout_s=limit_s)
+
+    define("long", "SELECT count(*) AS n FROM range(10_000_000_000_000) a, input", 0.5)
+    with pytest.raises(JobError, match="The transform: took longer than statement_timeout_s allows"):
+        load("long")
+    checked = actions.check(open_installation, define("fine", "SELECT id FROM input", 30))
+    assert checked.ok, checked.text
+
+    def nearly_full(_path: object) -> SimpleNamespace:
+        return SimpleNamespace(free=2**21)
+
+    monkeypatch.setattr(shutil, "disk_usage", nearly_full)
+    define("big", "SELECT md5(CAST(range AS text)) AS t FROM range(5_000_000)", 30)
+    with pytest.raises(JobError, match="The transform: DuckDB refuses it: Out of Memory Error"):
+        load("big")
+
+
 def test_into_another_database(put: Put, add_job: AddJob, load: Load, execute: Run, rows: Rows, shop: Engine) -> None:
     execute(
         "CREATE TABLE feed AS SELECT n::text AS id, n AS v FROM generate_series(1, 5) n; INSERT INTO feed VALUES ('x', 0)"
@@ -189,6 +218,77 @@ def test_a_watermark_reads_what_is_new_and_late(
     assert (load("seen")["in"], load("seen")["in"]) == (64, 8)
     execute("DROP TABLE seen")
     assert load("seen")["new"] == 64
+
+
+@pytest.mark.parametrize("place", ["own", "streamed"])
+@pytest.mark.parametrize(
+    ("kind", "endless", "values"),
+    [
+        ("timestamptz", "infinity", ("2026-01-01Z", "2026-01-02Z", "2026-01-03Z")),
+        ("date", "infinity", ("2026-01-01", "2026-01-02", "2026-01-03")),
+        ("float8", "NaN", ("1", "2", "3.5")),
+        ("numeric", "NaN", ("1", "2", "3.5")),
+    ],
+)
+def test_a_value_without_an_end_does_not_end_the_reading(
+    put: Put, add_job: AddJob, load: Load, execute: Run, rows: Rows, place: str,
+    kind: str, endless: str, values: tuple[str, str, str],
+) -> None:  # fmt: skip
+    change = execute if place == "own" else put
+    first, second, third = values
+    change(f"CREATE TABLE events (id int, at {kind}); INSERT INTO events VALUES (1, '{first}'), (2, '{endless}')")  # noqa: S608
+    given = {"dataset": "events"} if place == "own" else {"connection": "shop", "table": "events"}
+    output = {"table": "seen", "mode": "upsert", "key": ["id"]}
+    add_job("seen", input=given, output=output, watermark={"field": "at"})
+    assert load("seen")["in"] == 2
+    change(f"INSERT INTO events VALUES (3, '{second}'), (4, '{third}')")  # noqa: S608
+    result = load("seen")
+    assert result["new"] == 2
+    assert "warnings" not in result
+    assert [row["id"] for row in rows("SELECT id FROM seen ORDER BY id")] == [1, 2, 3, 4]
+    assert load("seen")["in"] == 2
+
+
+@pytest.mark.parametrize("place", ["own", "streamed"])
+def test_a_watermark_in_the_future_is_told(put: Put, add_job: AddJob, load: Load, execute: Run, place: str) -> None:
+    change = execute if place == "own" else put
+    change("CREATE TABLE events AS SELECT 1 AS id, now() + interval '20 hours' AS at")
+    given = {"dataset": "events"} if place == "own" else {"connection": "shop", "table": "events"}
+    output = {"table": "seen", "mode": "upsert", "key": ["id"]}
+    add_job("seen", input=given, output=output, watermark={"field": "at"})
+    assert "warnings" not in load("seen")
+    change("INSERT INTO events VALUES (2, '3026-01-01Z')")
+    [told] = load("seen")["warnings"]
+    assert told.startswith("The watermark at is at 3026-01-01 00:00:00+00, more than a day ahead: rows before it")
+
+
+def test_two_first_loads_make_one_journal(put: Put, add_job: AddJob, load: Load, shop: Engine) -> None:
+    put("CREATE TABLE slow AS SELECT 1 AS id; CREATE TABLE quick AS SELECT 1 AS id")
+    for name in ("slow", "quick"):
+        output = {"connection": "mart", "table": f"{name}_copy", "mode": "append"}
+        add_job(name, input={"connection": "mart", "table": name}, output=output)
+    failed: list[BaseException] = []
+
+    def run(name: str) -> None:
+        try:
+            load(name)
+        except BaseException as exc:  # noqa: BLE001  # it is looked at below
+            failed.append(exc)
+
+    def waiting(number: int) -> Callable[[], bool]:
+        ask = "SELECT count(*) AS n FROM pg_stat_activity WHERE application_name = 'beatline/mart' AND wait_event_type = 'Lock'"
+        return lambda: in_shop(shop, ask) == [{"n": number}]
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in ("slow", "quick")]
+    with shop.begin() as conn:
+        conn.exec_driver_sql("LOCK TABLE slow IN ACCESS EXCLUSIVE MODE")
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            wait_until(waiting(number), what="the load waits")
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert in_shop(shop, "SELECT count(*) AS n FROM beatline_loads") == [{"n": 2}]
 
 
 def test_watermarks_of_other_types(add_job: AddJob, load: Load, execute: Run) -> None:

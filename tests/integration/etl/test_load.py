@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from beatline.errors import DefinitionError
+from beatline.definitions.lock import definition_lock
+from beatline.errors import DefinitionError, TransientError
+from beatline.task.context import RunContext
 from beatline_tasks.etl.errors import JobError
+from beatline_tasks.etl.running import run_load
 
 if TYPE_CHECKING:
     from beatline.definitions import Definition
@@ -165,3 +168,20 @@ def test_a_constraint_that_is_looked_at_late_is_told_in_words(add_job: AddJob, l
     execute("INSERT INTO child VALUES (2); DELETE FROM feed WHERE id = 2")
     with pytest.raises(JobError, match=r"A constraint: .*violates foreign key constraint"):
         load("target")
+
+
+@pytest.mark.usefixtures("orders")
+def test_a_second_attempt_waits_for_the_first(add_job: AddJob, rows: Rows, open_installation: Any) -> None:
+    output = {"table": "copy", "mode": "upsert", "key": ["id"]}
+    job = add_job("copy", input={"dataset": "orders"}, output=output)
+
+    def attempt(number: int) -> Any:
+        return run_load(open_installation, "copy", RunContext("run-1", number, 0, "etl.run_job", "etl", None, None))
+
+    with definition_lock(open_installation.engine, job.id):
+        assert attempt(1) == "busy"
+        with pytest.raises(TransientError, match="Another attempt still holds Job 'copy'") as held:
+            attempt(2)
+    assert held.value.retry_after_s == 30
+    assert attempt(3)["new"] == 90
+    assert rows("SELECT count(*) AS n FROM copy") == [{"n": 90}]

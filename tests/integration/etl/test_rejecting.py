@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from beatline_tasks.etl import staging
-from beatline_tasks.etl.errors import JobError
+from beatline_tasks.etl.errors import BlockedError, JobError
 
 if TYPE_CHECKING:
     from beatline.definitions import Definition
@@ -149,6 +149,45 @@ def test_a_load_without_one_good_row_fails(add_job: AddJob, load: Load, rows: Ro
     with pytest.raises(JobError, match=r"No row can be loaded, 2 were rejected: id: 'a' is no bigint"):
         load("ids")
     assert rows("SELECT to_regclass('ids') AS made") == [{"made": None}]
+    kept = rows("SELECT run_id, reason, row FROM beatline.etl_rejected ORDER BY id")
+    assert kept == [
+        {"run_id": "run-1", "reason": f"id: '{one}' is no bigint", "row": {"id": one}} for one in ("a", "b")
+    ]
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        {"type": "range", "column": "n", "min": 0, "max": 100},
+        {"type": "not_null", "columns": ["n"]},
+        {"type": "unique", "columns": ["n"]},
+        {"type": "sql", "name": "high", "sql": "SELECT * FROM output WHERE n > 100"},
+    ],
+)
+def test_checks_look_at_no_row_that_was_rejected(
+    add_job: AddJob, load: Load, execute: Run, check: dict[str, Any]
+) -> None:
+    execute("CREATE TABLE feed (id int, n text); INSERT INTO feed VALUES (1, '5'), (2, 'abc'), (3, '7')")
+    output = {"table": "sums", "mode": "upsert", "key": ["id"], "columns": {"n": "integer"}}
+    add_job("sums", input={"dataset": "feed"}, output=output, checks=[check])
+    result = load("sums")
+    assert (result["new"], result["rejected"]) == (2, 1)
+
+
+def test_a_check_that_blocks_leaves_the_rejected_rows_to_look_at(
+    add_job: AddJob, load: Load, rows: Rows, execute: Run
+) -> None:
+    execute("CREATE TABLE feed (id int, n text); INSERT INTO feed VALUES (1, '5'), (2, 'abc')")
+    output = {"table": "sums", "mode": "upsert", "key": ["id"], "columns": {"n": "integer"}}
+    check = {"type": "range", "column": "n", "max": 4}
+    add_job("sums", input={"dataset": "feed"}, output=output, checks=[check])
+    for _ in range(2):
+        with pytest.raises(BlockedError):
+            load("sums", "run-1")
+    assert rows("SELECT run_id, reason FROM beatline.etl_rejected") == [
+        {"run_id": "run-1", "reason": "n: 'abc' is no bigint"}
+    ]
+    assert rows("SELECT to_regclass('sums') AS made") == [{"made": None}]
 
 
 def test_what_is_kept_is_capped(add_job: AddJob, load: Load, rows: Rows, execute: Run) -> None:

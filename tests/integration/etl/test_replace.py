@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from beatline_tasks.etl.errors import BlockedError
+from beatline_tasks.etl import actions
+from beatline_tasks.etl.errors import BlockedError, JobError
 
 if TYPE_CHECKING:
     from beatline.definitions import Definition
@@ -142,3 +143,62 @@ def test_replace_evolves_what_it_builds(add_job: AddJob, load: Load, rows: Rows,
     execute("ALTER TABLE feed ADD most text DEFAULT 'y'; CREATE VIEW seen AS SELECT id FROM figures")
     assert "the rows were exchanged" in load("figures")["replaced"]
     assert rows("SELECT * FROM figures") == [{"id": 1, "more": "x", "most": "y"}]
+
+
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT"])
+@pytest.mark.parametrize("whole_table", [True, False])
+def test_rows_of_other_tables_are_never_touched(
+    add_job: AddJob,
+    load: Load,
+    rows: Rows,
+    execute: Run,
+    open_installation: Installation,
+    action: str,
+    whole_table: bool,
+) -> None:
+    parted = "" if whole_table else " PARTITION BY RANGE (id)"
+    execute(f"CREATE TABLE feed AS SELECT 1 AS id; CREATE TABLE figures (id int PRIMARY KEY){parted}")
+    if parted:
+        execute("CREATE TABLE low PARTITION OF figures FOR VALUES FROM (0) TO (10)")
+    execute("INSERT INTO figures VALUES (1)")
+    execute(
+        f"CREATE TABLE child (id int DEFAULT NULL REFERENCES {'figures' if whole_table else 'low'} ON DELETE {action})"
+    )
+    execute("INSERT INTO child VALUES (1)")
+    job = add_job("figures", input={"dataset": "feed"}, output={"table": "figures", "mode": "replace", "key": ["id"]})
+    said = f"the foreign key child_id_fkey of .*child has ON DELETE {action}"
+    with pytest.raises(JobError, match=said):
+        load("figures")
+    found = actions.check(open_installation, job)
+    assert not found.ok
+    assert f"child_id_fkey of child has ON DELETE {action}" in found.text
+    assert rows("SELECT id FROM child") == [{"id": 1}]
+
+
+@pytest.mark.usefixtures("figures")
+def test_a_foreign_key_that_comes_meanwhile_is_seen(
+    load: Load, rows: Rows, execute: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from beatline_tasks.etl import replace
+
+    load("figures")
+    whole = replace.put_in_place
+
+    def add_a_key(*args: Any) -> str:
+        execute("CREATE TABLE child AS SELECT 1 AS id")
+        execute("ALTER TABLE child ADD CONSTRAINT late FOREIGN KEY (id) REFERENCES figures (id) ON DELETE CASCADE")
+        return whole(*args)
+
+    monkeypatch.setattr(replace, "put_in_place", add_a_key)
+    with pytest.raises(JobError, match=r"the foreign key late of .*child has ON DELETE CASCADE"):
+        load("figures")
+    assert rows("SELECT id FROM child") == [{"id": 1}]
+
+
+def test_a_table_may_cascade_within_itself(add_job: AddJob, load: Load, rows: Rows, execute: Run) -> None:
+    execute("CREATE TABLE feed AS SELECT 2 AS id, CAST(NULL AS int) AS parent")
+    execute("CREATE TABLE tree (id int PRIMARY KEY, parent int REFERENCES tree ON DELETE CASCADE)")
+    execute("INSERT INTO tree VALUES (1, NULL), (3, 1)")
+    add_job("tree", input={"dataset": "feed"}, output={"table": "tree", "mode": "replace", "key": ["id"]})
+    load("tree")
+    assert rows("SELECT id FROM tree") == [{"id": 2}]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import text
 
+from beatline.clock import monotonic_s
 from beatline.connections import ConnectionFaultError
 from beatline.errors import BeatlineError, NotFoundError
-from beatline_tasks.maintenance.cleanup import clean_up
+from beatline_tasks.maintenance.cleanup import Expiring, clean_up
 from beatline_tasks.maintenance.errors import MaintenanceError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 Call = Callable[..., dict[str, Any]]
 TASK = "cleanup_expired_tokens"
+OURS = Expiring("public.tokens", "expires_at")
 TOKENS: dict[str, Any] = {"connection": "warehouse", "table": "public.tokens", "expiry_column": "expires_at"}
 
 
@@ -73,6 +75,10 @@ def test_expired_rows_go_in_batches_and_are_counted(tokens: Installation, call: 
         ({"statement_timeout_s": 0}, "statement_timeout_s: must be above 0"),
         ({"statement_timeout_s": float("nan")}, "statement_timeout_s: must be above 0"),
         ({"connection": ["warehouse"]}, "connection: must be a text"),
+        ({"time_zone": "Europe/Bonn"}, "time_zone: must be a time zone's name, such as Europe/Berlin or UTC, not"),
+        ({"time_zone": "XYZ3"}, "time_zone: must be a time zone's name"),
+        ({"time_zone": 1}, "time_zone: must be a time zone's name"),
+        ({"time_zone": "UTC"}, "time_zone: the times of public.tokens.expires_at have one each"),
     ],
 )
 def test_what_it_may_not_touch_it_does_not(tokens: Installation, call: Call, given: dict[str, Any], words: str) -> None:
@@ -105,8 +111,23 @@ def test_rows_of_all_partitions_go(warehouse: Installation, call: Call) -> None:
         "INSERT INTO public.by_day SELECT n, (now() AT TIME ZONE 'UTC') + (n % 10 - 4.5) * interval '1 hour' "
         "FROM generate_series(0, 19) n",
     )
-    done = call(TASK, **(TOKENS | {"table": "public.by_day"}), batch_size=3)
+    done = call(TASK, **(TOKENS | {"table": "public.by_day", "time_zone": "UTC"}), batch_size=3)
     assert (done["deleted"], count(warehouse, "public.by_day")) == (10, 10)
+
+
+def test_times_without_a_zone_are_left_alone_until_it_is_named(warehouse: Installation, call: Call) -> None:
+    run_sql(
+        warehouse,
+        "CREATE TABLE public.tokens (id int, expires_at timestamp)",
+        "INSERT INTO public.tokens SELECT n, (now() AT TIME ZONE 'Asia/Shanghai') + (n - 3.5) * interval '1 hour' "
+        "FROM generate_series(1, 6) n",
+    )
+    with pytest.raises(MaintenanceError, match=r"time_zone: public\.tokens\.expires_at is timestamp without time zone"):
+        call(TASK, **TOKENS)
+    assert count(warehouse) == 6
+    assert call(TASK, **TOKENS, time_zone="America/New_York")["deleted"] == 0  # there they are hours ahead
+    assert call(TASK, **TOKENS, time_zone="Asia/Shanghai")["deleted"] == 3
+    assert call(TASK, **TOKENS, time_zone="Pacific/Kiritimati")["deleted"] == 3  # and there hours behind
 
 
 def test_odd_names_are_quoted(warehouse: Installation, call: Call) -> None:
@@ -143,8 +164,26 @@ def test_rows_that_others_refer_to_are_told(tokens: Installation, call: Call) ->
 
 def test_what_is_left_when_time_is_over_goes_with_the_next_run(tokens: Installation) -> None:
     options: dict[str, Any] = {"batch_size": 10, "statement_timeout_s": 5}
-    done = clean_up(tokens, "warehouse", "public.tokens", "expires_at", **options, longest_s=-1)
+    done = clean_up(tokens, "warehouse", OURS, **options, longest_s=-1)
     assert (done.deleted, done.more) == (0, True)
+
+
+def test_a_batch_has_no_more_time_than_the_run_has_left(tokens: Installation) -> None:
+    run_sql(
+        tokens,
+        "CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF old.id > 10 THEN PERFORM pg_sleep(20); END IF; RETURN old; END $$",
+        "CREATE TRIGGER slow BEFORE DELETE ON public.tokens FOR EACH ROW EXECUTE FUNCTION public.slow()",
+    )
+    options: dict[str, Any] = {"batch_size": 10, "statement_timeout_s": 15}
+    begun_s = monotonic_s()
+    done = clean_up(tokens, "warehouse", OURS, **options, longest_s=1)
+    assert monotonic_s() - begun_s < 10
+    assert (done.deleted, done.more) == (10, True)
+    with pytest.raises(
+        MaintenanceError, match=r"10 rows of public\.tokens took longer than \S+ s: .* 0 rows were deleted"
+    ):
+        clean_up(tokens, "warehouse", OURS, **options, longest_s=1)  # one that never ends is not put off for ever
 
 
 def test_it_can_be_scheduled_from_the_command_line(tokens: Installation) -> None:

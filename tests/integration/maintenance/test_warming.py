@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import text
 
+from beatline.clock import monotonic_s
 from beatline.errors import TransientError
 from beatline_tasks.maintenance.errors import MaintenanceError
 from support.web import Asked, Reply, Web, serve
@@ -62,7 +64,7 @@ def test_what_fails_is_named_and_the_rest_is_warmed(warehouse: Installation, cal
         {"key": "gone", "url": f"{web.url}/gone"},
         {"key": "large", "url": f"{web.url}/moved"},
         {"key": "down", "url": "http://127.0.0.1:1/"},
-        {"key": "typo", "connection": "reader", "query": "SELEC 1"},
+        {"key": "typo", "connection": "reader", "query": "SELECT 1 FRM x y"},
         {"key": "writes", "connection": "warehouse", "query": "SELECT nextval('nothing')"},
         {"key": "many", "connection": "reader", "query": "SELECT repeat('x', 900) FROM generate_series(1, 99)"},
         {"key": "nobody", "connection": "nobody", "query": "SELECT 1"},
@@ -84,7 +86,7 @@ def test_what_fails_is_named_and_the_rest_is_warmed(warehouse: Installation, cal
 
 def test_a_run_that_warms_nothing_fails_and_may_pass_if_all_of_it_may(call: Call) -> None:
     with pytest.raises(MaintenanceError, match=r"typo: query: syntax error"):
-        call(TASK, entries=[{"key": "typo", "connection": "reader", "query": "SELEC 1"}])
+        call(TASK, entries=[{"key": "typo", "connection": "reader", "query": "SELECT 1 FRM x y"}])
     with pytest.raises(TransientError, match="cannot be resolved"):
         call(TASK, entries=[{"key": "name", "url": "http://rates.invalid/"}])
 
@@ -113,6 +115,8 @@ def test_packed_answers_are_refused(call: Call, web: Web) -> None:
         ({"entries": [{"key": "a"}]}, "query or url: an entry has one of them"),
         ({"entries": [TOP | {"url": "http://h/"}]}, "query or url: an entry has one of them"),
         ({"entries": [{"key": "a", "query": "SELECT 1"}]}, "connection and query: go together"),
+        ({"entries": [TOP | {"query": "SELEC 1"}]}, "entries.0.query: is no SELECT: it begins with 'selec'"),
+        ({"entries": [TOP | {"query": "SELECT 1; SELECT 2"}]}, "entries.0.query: holds a second statement"),
         ({"entries": [{"key": "a", "url": "ftp://h/"}]}, "url: must be an address such as"),
         ({"entries": [{"key": "a", "url": "http://u:hush@h/"}]}, "must not carry a password"),
         ({"entries": [TOP, TOP]}, "the key top stands in two of them"),
@@ -127,6 +131,34 @@ def test_nonsense_is_refused_by_field(call: Call, given: dict[str, Any], words: 
         call(TASK, **given)
     assert words in str(refused.value)
     assert "hush" not in str(refused.value)
+
+
+def test_a_query_cannot_leave_its_parentheses_nor_write(warehouse: Installation, call: Call) -> None:
+    """A COMMIT would end the transaction that forbids writing."""
+    escape = (
+        "SELECT 1) AS q; COMMIT; SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE; BEGIN READ WRITE; "
+        "CREATE TABLE public.written AS SELECT 1 AS a; COMMIT; BEGIN; "
+        "DECLARE c CURSOR FOR SELECT row_to_json(q)::text FROM (SELECT 1 AS x"
+    )
+    with pytest.raises(MaintenanceError, match="query: closes a parenthesis that it did not open"):
+        call(TASK, entries=[TOP | {"query": escape}])
+    with warehouse.engine.begin() as conn:
+        conn.execute(text("CREATE SEQUENCE public.numbers"))
+    for connection in ("reader", "warehouse"):
+        with pytest.raises(MaintenanceError, match="in a read-only transaction"):
+            call(TASK, entries=[TOP | {"connection": connection, "query": "SELECT nextval('public.numbers')"}])
+    with warehouse.engine.connect() as conn:
+        assert conn.execute(text("SELECT to_regclass('public.written')")).scalar_one() is None
+
+
+def test_the_time_of_an_entry_is_that_of_all_its_rows(warehouse: Installation) -> None:
+    from beatline_tasks.maintenance.warming import warm
+
+    slow = TOP | {"query": "SELECT n, pg_sleep(0.002)::text FROM generate_series(1, 6000) n"}  # a second for 500 rows
+    begun_s = monotonic_s()
+    with pytest.raises(MaintenanceError, match="top: the query took longer than 2 s"):
+        warm(warehouse, {"entries": [slow], "ttl_s": 60, "max_bytes": 10**6}, longest_s=2)
+    assert monotonic_s() - begun_s < 8
 
 
 def test_one_run_ends_in_time(warehouse: Installation) -> None:

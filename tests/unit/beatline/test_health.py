@@ -13,11 +13,17 @@ import pytest
 from beatline.clock import monotonic_s
 from beatline.errors import BeatlineError
 from beatline.health import main, of_duty, of_page
-from beatline.pulse import Pulse
+from beatline.pulse import Pulse, started
 from support.web import Reply, serve
 
 NO_PROCESS: Final = 2**22 + 1
 """Above the highest pid of Linux and macOS."""
+
+
+def sign_of(folder: Path, pid: int) -> Path:
+    """Where the process with this pid leaves its sign, for a worker."""
+    since = started(str(pid))
+    return folder / (f"worker.{pid}" if since is None else f"worker.{pid}.{since}")
 
 
 def test_a_process_that_said_so_a_moment_ago_is_healthy(tmp_path: Path) -> None:
@@ -46,10 +52,40 @@ def test_one_silent_process_among_several_is_enough_and_a_dead_one_does_not_coun
     (tmp_path / f"worker.{NO_PROCESS}").write_text("works")
     (tmp_path / "worker.readme").write_text("no process")
     assert of_duty("worker", tmp_path).healthy
-    (tmp_path / f"worker.{os.getppid()}").write_text("works")  # its time is the wall's: far ahead
+    sign_of(tmp_path, os.getppid()).write_text("works")  # its time is the wall's: far ahead
     found = of_duty("worker", tmp_path)
     assert not found.healthy
     assert f"pid {os.getppid()} (works) is silent" in found.said
+
+
+def test_a_sign_of_one_who_had_the_same_pid_says_nothing(tmp_path: Path) -> None:
+    """In a container each worker is the same pid again, and its folder may outlive it."""
+    pid = os.getppid()
+    since = started(str(pid))
+    if since is None:
+        pytest.skip("this system does not tell when a process started")
+    for name in (f"worker.{pid}.{int(since) - 1}", f"worker.{pid}"):
+        (tmp_path / name).write_text("works")
+        os.utime(tmp_path / name, (monotonic_s(), monotonic_s()))
+    assert "No worker has come to its duty yet" in of_duty("worker", tmp_path).said
+    Pulse(tmp_path, "worker").beat("consumes")
+    assert of_duty("worker", tmp_path).healthy
+    sign_of(tmp_path, pid).write_text("works")
+    assert f"pid {pid} (works) is silent" in of_duty("worker", tmp_path).said
+
+
+def test_when_a_process_started_is_told_whatever_it_is_called(tmp_path: Path) -> None:
+    if not Path("/proc/self/stat").exists():
+        assert started(str(os.getpid())) is None
+        return
+    assert started(str(NO_PROCESS)) is None
+    named = tmp_path / "a) b (c"
+    named.symlink_to(sys.executable)
+    process = subprocess.Popen([named, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        assert int(started(str(process.pid)) or 0) >= int(started(str(os.getpid())) or 0) > 0
+    finally:
+        process.communicate(b"\n")
 
 
 def test_a_full_disk_or_no_folder_stops_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+import stat
 import threading
 from pathlib import Path
 
@@ -11,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from beatline.errors import SecretError
-from beatline.secrets import KEY_FILE, MASK, Keyring, ensure_keys, mask, mask_urls, new_key
+from beatline.errors import KeyMissingError, SecretError
+from beatline.secrets import KEY_FILE, MASK, Keyring, ensure_keys, mask, mask_urls, new_key, put_new_key
 from beatline.settings import Settings
 
 
@@ -64,10 +66,11 @@ def test_changed_bytes_never_open() -> None:
 
 def test_a_missing_key_and_a_wrong_one_are_told_apart() -> None:
     sealed = ring(OLD).encrypt(b"hush", bound_to="a")
-    with pytest.raises(SecretError, match="'old', which BEATLINE_SECRET_KEYS does not hold"):
+    with pytest.raises(KeyMissingError, match="'old', which BEATLINE_SECRET_KEYS does not hold"):
         ring(NEW).decrypt(sealed, bound_to="a")
-    with pytest.raises(SecretError, match="another key has that id"):
+    with pytest.raises(SecretError, match="another key has that id") as wrong:
         ring(f"old:{key('x')}").decrypt(sealed, bound_to="a")
+    assert not isinstance(wrong.value, KeyMissingError)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +131,26 @@ def test_an_existing_key_file_is_never_replaced_whoever_comes_at_once(tmp_path: 
     assert len(texts) == 8
     assert set(texts) == {(tmp_path / KEY_FILE).read_text()}
     assert [path.name for path in tmp_path.iterdir()] == [KEY_FILE]
+
+
+def test_a_new_key_is_on_the_disk_with_its_name_before_anyone_uses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash must not take back the key that something was sealed with."""
+    folders_synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            assert os.fstat(handle).st_ino == tmp_path.stat().st_ino
+            folders_synced.append((tmp_path / KEY_FILE).read_text())
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    path = ensure_keys(tmp_path)
+    assert folders_synced == [path.read_text()]
+    put_new_key(tmp_path)
+    assert folders_synced[1:] == [path.read_text()]
 
 
 def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:

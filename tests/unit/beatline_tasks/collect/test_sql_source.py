@@ -41,6 +41,9 @@ def made(spec: dict[str, Any], start: Position | None = None) -> tuple[str, Any]
         (SQL | {"table": 'a"b'}, "table: "),
         (SQL | {"table": "a.b.c"}, "table: "),
         (QUERY | {"query": " ; "}, "query: is empty"),
+        (QUERY | {"query": "DELETE FROM t"}, "query: is no SELECT: it begins with 'delete'"),
+        (QUERY | {"query": "SELECT 1) AS x; COMMIT; SELECT * FROM (SELECT 1"}, "query: closes a parenthesis"),
+        (QUERY | {"query": "SELECT 1; SELECT 2"}, "query: holds a second statement"),
         (QUERY | {"query": "SELECT :cursor AS id"}, "cursor: the query uses :cursor, and no cursor.field"),
         (SQL | TIMED | {"cursor": {"field": "at", "param": "since"}}, "a query names its position as :cursor"),
         ({"type": "http", "url": "https://h/", "key": ["id"]}, "format: is required: json, csv or jsonl"),
@@ -92,6 +95,13 @@ def test_a_query_that_names_the_position_gets_it_bound_from_the_first_run_on(kin
     assert "at >= %(cursor)s::text AND note LIKE '10%%' AND b = 'x'::cursor" in text
     assert "WHERE beatline_source" not in text
     assert bound == {"cursor": least}
+
+
+def test_a_position_is_bound_only_where_it_is_code() -> None:
+    query = "SELECT id, at, ':cursor' AS a, $$:cursor$$ FROM t WHERE at > :cursor -- :cursor"
+    text, bound = made(QUERY | TIMED | {"query": query}, Position(NOON))
+    assert "':cursor' AS a, $$:cursor$$ FROM t WHERE at > %(cursor)s -- :cursor" in text
+    assert bound == {"cursor": NOON}
 
 
 def test_a_query_without_a_position_is_sent_as_it_is() -> None:

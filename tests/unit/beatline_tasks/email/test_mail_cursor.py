@@ -22,7 +22,7 @@ def listed(uid: int, size_bytes: int = 100, message_id: str | None = None) -> Li
 
 
 def test_a_position_is_kept_beside_those_of_other_folders() -> None:
-    first, second = Position(7, 3), Position(8, 5, 9, NOW)
+    first, second = Position(7, 3), Position(8, 5, 9, NOW, known_to=7)
     state = with_position(with_position({"other": 1}, "INBOX", first), "Ünïcode", second)
     assert position_of(state, "INBOX") == first
     assert position_of(state, "Ünïcode") == second

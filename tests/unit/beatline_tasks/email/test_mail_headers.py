@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from email.utils import formataddr, getaddresses
 
 import pytest
 from hypothesis import given
@@ -65,6 +66,14 @@ def test_a_message_id_has_no_brackets(raw: str) -> None:
     assert message_id_of(raw) == "a@b"
 
 
+@pytest.mark.parametrize("raw", ["<" + "中" * 990 + "@b>", "中" * 990, "x" + "é" * 5000, "<" + "x" * 10_000 + ">"])
+def test_a_message_id_is_cut_in_bytes_where_a_character_ends(raw: str) -> None:
+    found = message_id_of(raw)
+    assert found is not None
+    assert 996 <= len(found.encode()) <= 998
+    assert raw.strip("<>").startswith(found)
+
+
 @pytest.mark.parametrize("raw", ["", "<>", " \r\n "])
 def test_an_empty_message_id_is_none(raw: str) -> None:
     assert message_id_of(raw) is None
@@ -82,3 +91,14 @@ def test_a_date_that_can_be_believed_is_in_utc() -> None:
     said = "Mon, 1 Dec 2025 10:00:00 +0200"
     assert date_of(said, NOW) == datetime(2025, 12, 1, 8, tzinfo=UTC)
     assert date_of("1 Dec 2025 10:00:00 -0000", NOW) == datetime(2025, 12, 1, 10, tzinfo=UTC)
+
+
+@given(
+    st.from_regex(r"([A-Za-z0-9]{1,5}( [A-Za-z0-9]{1,5}){0,2} <)?[a-z0-9_+.-]{1,9}@[a-z0-9.-]{1,9}>?", fullmatch=True)
+)
+def test_a_plain_address_is_what_the_library_says_of_it(raw: str) -> None:
+    pairs = [pair for pair in getaddresses([raw]) if pair[1].count("@") == 1]
+    if [raw] == [formataddr(pair) for pair in pairs]:
+        assert addresses([raw]) == (raw,)
+    elif pairs:
+        assert addresses([raw]) == tuple(f"{name} <{address}>" if name else address for name, address in pairs)

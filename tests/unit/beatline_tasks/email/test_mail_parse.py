@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import time
 from datetime import UTC, datetime
+from email import message_from_bytes
+from email.policy import compat32
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beatline_tasks.email.parse import Unreadable, parse, parse_headers
+from beatline_tasks.email.parse import Unreadable, parse, parse_headers, read
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -169,3 +171,36 @@ def test_answers_of_machines_and_bounces_are_told(head: str, automatic: bool, bo
 def test_the_header_alone_says_who_and_what() -> None:
     parsed = parse_headers(b"Subject: big\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n--x\r\n\r\nbody", NOW)
     assert (parsed.subject, parsed.text, parsed.attachments) == ("big", "", ())
+
+
+_PIECES = st.sampled_from(
+    [
+        *(
+            b"Subject: a",
+            b"Content-Type: text/plain; charset=utf-8",
+            b"Content-Type: multipart/mixed; boundary=x",
+            b"--x",
+        ),
+        *(
+            b"Content-Type: message/rfc822",
+            b"Content-Type: multipart/mixed",
+            b"From a@b",
+            b" folded",
+            b"no header",
+            b"\xff",
+        ),
+        *(b"\r\n", b"\r\n\r\n", b"\n", b"\r", b"\n\n", b"\r\r\n", b"\x0b", b"x" * 9000, b":"),
+    ]
+)
+
+
+@given(st.lists(_PIECES, max_size=12))
+def test_a_message_is_read_as_the_library_reads_it(pieces: list[bytes]) -> None:
+    raw = b"".join(pieces)
+    ours, theirs = read(raw), message_from_bytes(raw, policy=compat32)
+    assert ours.items() == message_from_bytes(raw, policy=ours.policy).items()
+    assert ours.get_unixfrom() == theirs.get_unixfrom()
+    for mine, other in zip(ours.walk(), theirs.walk(), strict=True):
+        assert mine.keys() == other.keys()
+        assert mine.is_multipart() or mine.get_payload() == other.get_payload()
+        assert list(map(type, mine.defects)) == list(map(type, other.defects))

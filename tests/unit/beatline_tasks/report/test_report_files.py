@@ -88,6 +88,44 @@ def test_nothing_in_a_cell_is_run(tmp_path: Path) -> None:
     assert "{{ 7*7 }}" in html
 
 
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("x;=1+1", "x;'=1+1"),
+        ('x; "=1+1', "x;' \"=1+1"),
+        ("x\n=1+1", "x\n'=1+1"),
+        ("x\r\n@SUM(A1)\r\ny", "x\r\n'@SUM(A1)\r\ny"),
+        ("=1;=2", "'=1;'=2"),
+        ("a; b\nc = d; -e", "a; b\nc = d;' -e"),
+        ("1=1, 2-2; 3@3", "1=1, 2-2; 3@3"),
+    ],
+)
+def test_nothing_is_run_where_a_semicolon_begins_a_cell(tmp_path: Path, text: str, written: str) -> None:
+    files, _ = made(tmp_path, [row(text)], formats=["csv"])
+    with files["csv"].path.open(encoding="utf-8-sig", newline="") as file:
+        assert list(csv.reader(file))[1][0] == written
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York"])
+def test_the_ends_of_the_calendar_are_shown_and_not_drawn(tmp_path: Path, zone: str) -> None:
+    # The driver's infinity, and its negative.
+    ends = [
+        ["end", date.max, datetime.max.replace(tzinfo=UTC), 1, Decimal(1), True],
+        ["begin", date.min, datetime.min.replace(tzinfo=UTC), 1, Decimal(2), True],
+    ]
+    charts = {name: {"x": name, "y": ["x"]} for name in ("at", "day")}
+    files, [section] = made(tmp_path, [*ends, row("now")], time_zone=zone, charts=charts)
+    assert [line[0] for line in section.rows] == ["end", "begin", "now"]
+    assert all("1 of 3 rows are drawn" in svg for svg in section.charts)
+    with files["csv"].path.open(encoding="utf-8-sig", newline="") as file:
+        _, last, first, _ = csv.reader(file)
+    assert last[2][:4] == "9999"
+    assert first[2].startswith("0001-01-01")
+    sheet = openpyxl.load_workbook(files["xlsx"].path)["T"]
+    assert str(sheet["C2"].value).startswith("9999-12-31")
+    assert str(sheet["C3"].value).startswith("0001-01-01")
+
+
 def test_a_chart_stands_in_the_page_and_in_the_workbook(tmp_path: Path) -> None:
     files, _ = made(tmp_path, [row("a"), row("b")], charts={"c": {"type": "bar", "x": "name", "y": ["x", "n"]}})
     assert files["html"].path.read_text("utf-8").count("<svg") == 1

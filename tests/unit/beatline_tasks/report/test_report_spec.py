@@ -32,8 +32,8 @@ def test_little_is_enough_and_secrets_are_split_off() -> None:
     ("change", "says"),
     [
         ({"queries": {}}, "queries: "),
-        ({"queries": {"q": {"sql": "DELETE FROM t"}}}, "queries.q.sql: must begin with SELECT"),
-        ({"queries": {"q": {"sql": "SELECT 1; DROP TABLE t"}}}, "queries.q.sql: holds several statements"),
+        ({"queries": {"q": {"sql": "DELETE FROM t"}}}, "queries.q.sql: is no SELECT: it begins with 'delete'"),
+        ({"queries": {"q": {"sql": "SELECT 1; DROP TABLE t"}}}, "queries.q.sql: holds a second statement"),
         ({"queries": {"q": {"sql": "SELECT :nope"}}}, "queries.q: :nope is no parameter; known are period_end"),
         ({"parameters": {"period_start": 1}}, "parameters.period_start: is given by Beatline"),
         ({"time_zone": "Europe/Berln"}, "did you mean Europe/Berlin"),
@@ -42,6 +42,13 @@ def test_little_is_enough_and_secrets_are_split_off() -> None:
         ({"charts": {"c": {"query": "z", "x": "a", "y": ["b"]}}}, "charts.c.query: 'z' is none of queries: q"),
         ({"email": {"connection": "c", "to": []}}, "email.to: "),
         ({"email": {"connection": "c", "to": ["a@b.c\nBcc: x@y.z"]}}, "is no mail address such as"),
+        ({"email": {"connection": "c", "to": ["a@b.cc", "b..b@example.com"]}}, "email.to.1: "),
+        ({"email": {"connection": "c", "to": [".a@x"]}}, "'.a@x' is no mail address such as"),
+        ({"email": {"connection": "c", "to": ["a.@x.com"]}}, "is no mail address such as"),
+        ({"email": {"connection": "c", "to": ["a@x..com"]}}, "is no mail address such as"),
+        ({"email": {"connection": "c", "to": ["a@x.com."]}}, "is no mail address such as"),
+        ({"email": {"connection": "c", "to": ["\u00e4..n@b\u00fccher.example"]}}, "is no mail address such as"),
+        ({"owner": {"address": "own..er@example.com", "connection": "c"}}, "owner.address: "),
         ({"email": {"connection": "c", "to": ["a@b.cc", "A@B.cc"]}}, "email.to: names an address twice"),
         ({"email": EMAIL | {"subject": "{titel}"}}, "{titel} means nothing here; known are {report}, {title}"),
         ({"email": EMAIL | {"subject": "a\nb"}}, "email.subject: "),
@@ -57,6 +64,11 @@ def test_what_is_wrong_is_said_with_its_field(change: dict[str, Any], says: str)
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize("good", ["o'b+x=1@example.com", "a@x", "j\u00fcrgen.m@b\u00fccher.example", "a/b@x_y.com"])
+def test_an_address_that_mail_can_go_to_is_taken(good: str) -> None:
+    check(kinds()["report"], "r", GOOD | {"email": {"connection": "c", "to": [good]}})
+
+
 def test_a_colon_is_a_parameter_only_where_it_is_one() -> None:
     sql = "SELECT to_char(at, 'HH24:MI') AS \"a:b\", x::int, a[1:2], $$:no$$ -- :no\nFROM t WHERE d >= :day /* :no */"
     assert names_in(sql) == ("day",)
@@ -68,7 +80,7 @@ def test_a_colon_is_a_parameter_only_where_it_is_one() -> None:
 def test_one_semicolon_may_end_a_statement_and_one_in_text_is_none() -> None:
     assert check_statement("SELECT ';' -- ;\n;  ") == "SELECT ';' -- ;\n"
     for several in ("SELECT 1;;", "SELECT E'\\''; DROP TABLE t --'", "SELECT 1; -- x\nSELECT 2"):
-        with pytest.raises(ValueError, match="several"):
+        with pytest.raises(ValueError, match="second statement"):
             check_statement(several)
 
 

@@ -45,6 +45,7 @@ _TABLES: Final = (
     """,
     "CREATE INDEX email_messages_message_id ON {schema}.email_messages (mailbox, message_id)",
     "CREATE INDEX email_messages_unsent ON {schema}.email_messages (mailbox) WHERE sent_on_at IS NULL AND state = 'new'",
+    "CREATE INDEX email_messages_open ON {schema}.email_messages (id) WHERE state IN ('new','processing')",
     """
     CREATE TABLE {schema}.email_attachments (
         message uuid NOT NULL,

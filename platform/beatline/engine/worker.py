@@ -84,7 +84,7 @@ class Leases(StartStopStep):
         """
         if parent.blueprint.state == _RUNNING:
             # Only prefork has a way to flush, and sets it on the instance; the others keep what they were given.
-            pool: dict[str, Any] = {} if parent.pool is None else vars(parent.pool)
+            pool: dict[str, Any] = getattr(parent.pool, "__dict__", {})
             keeper_of(parent.app).forget_waiting(pool_was_flushed=bool(pool.get("flush")))
 
 

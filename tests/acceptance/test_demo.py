@@ -63,7 +63,10 @@ def test_nothing_is_lost_and_nothing_doubled_though_a_worker_is_killed(spawner: 
     assert (counted(output, "lost"), counted(output, "doubled")) == (0, 0)
     assert "1,461 of 1,461" in output
     assert re.search(
-        r"killed +collect-\d in run \S+: attempt 1 on collect-\d lost; attempt 2 on collect-\d succeeded", output
+        # In between it may meet the lock of the next run, and wait for it.
+        r"killed +collect-\d in run \S+: attempt 1 on collect-\d lost; (attempt \d on collect-\d retried; )*"
+        r"attempt \d on collect-\d succeeded",
+        output,
     )
     assert "48 of 48" in output
     assert re.search(r"deliveries +1 email sent, 1 store sent", output)

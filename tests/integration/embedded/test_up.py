@@ -125,6 +125,9 @@ def test_every_queue_has_a_consumer(running: Up) -> None:
 
 
 def test_all_of_it_takes_less_than_its_limit(running: Up) -> None:
+    wait_until(
+        lambda: running.status()[0] == 0, timeout_s=30, what="everything runs, whatever a test before has killed"
+    )
     _, rows = running.status()
 
     assert sum(row["memory_mb"] for row in rows.values()) < LIMIT_MB
@@ -160,6 +163,9 @@ def test_any_command_finds_it_with_no_url_set(running: Up) -> None:
 
 
 def test_a_second_one_on_the_folder_is_refused_and_harms_nothing(running: Up) -> None:
+    wait_until(
+        lambda: running.status()[0] == 0, timeout_s=30, what="everything runs, whatever a test before has killed"
+    )
     done = running.run("beatline.cli", "up")
 
     assert done.returncode == 1

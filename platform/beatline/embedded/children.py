@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import signal
 import sys
@@ -24,7 +23,6 @@ from beatline.settings_sources import variable_of
 CELERY: Final = ("-m", "celery", "-q")
 """Quiet is without the banner, which is no log line."""
 APP: Final = "beatline.embedded.announced"
-HEALTH_S: Final = 1.0
 
 # Celery takes these before any configuration; what another program left in them must not part our processes.
 BROKER_NAMES: Final = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "BROKER_URL")
@@ -132,7 +130,6 @@ def flower(settings: Settings, env: Mapping[str, str], port: int) -> Child:
         arguments=arguments,
         env=env,
         home=settings.home,
-        answers=lambda _: _is_healthy(host, port, "/healthcheck"),
     )
 
 
@@ -146,18 +143,18 @@ def api(settings: Settings, env: Mapping[str, str], port: int) -> Child:
         arguments=("-m", "beatline.cli", "api", f"--port={port}", "--lazy"),
         env=env,
         home=settings.home,
-        answers=lambda _: _is_healthy(host, port, "/healthz"),
         stop_steps=_API,
     )
 
 
 def url_of(host: str, port: int) -> str:
     """Where a browser on this machine finds a server on that address."""
-    reachable = _reachable(host)
-    return f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}/"
+    address = reachable(host)
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}/"
 
 
-def _reachable(host: str) -> str:
+def reachable(host: str) -> str:
+    """The address at which this machine finds a server that listens on `host`."""
     return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104  # compared, not bound
 
 
@@ -178,17 +175,6 @@ def _reads_events(redis_url: str) -> Callable[[Process], bool]:
         return any(one.get("cmd") == "xreadgroup" and float(one.get("age", 0)) <= oldest_s for one in clients)
 
     return reads
-
-
-def _is_healthy(host: str, port: int, path: str) -> bool:
-    connection = http.client.HTTPConnection(_reachable(host), port, timeout=HEALTH_S)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _names(group: WorkerGroup) -> list[str]:

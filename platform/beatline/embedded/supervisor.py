@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from beatline.embedded import children, folders, ports, runfile, service, table
+from beatline.embedded import children, folders, pages, runfile, service, table
 from beatline.embedded.console import Console
 from beatline.embedded.folderlock import FolderLock
 from beatline.embedded.member import Member
 from beatline.embedded.migration import migrate
+from beatline.embedded.pages import Page
 from beatline.embedded.plan import WorkerGroup, worker_groups
 from beatline.embedded.postgres import Postgres
 from beatline.embedded.process import Process
@@ -27,8 +28,8 @@ from beatline.errors import ServiceError
 from beatline.queues.routing import known_queues
 from beatline.secrets import ensure_keys
 from beatline.settings import Settings
-from beatline.settings_sources import variable_of
 
+PORTS_TRIED: Final = 3
 LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost", "::1")
 
 
@@ -63,19 +64,17 @@ class Supervisor:
         self._should_stop = should_stop
         self._members: list[Member] = []
         self._given: list[ProcessEntry] = []
-        self._flower_url: str | None = None
-        self._api_url: str | None = None
         self._lock: FolderLock | None = None
 
     @property
     def flower_url(self) -> str | None:
         """Where Flower is, once start() has returned."""
-        return self._flower_url
+        return self._url("flower")
 
     @property
     def api_url(self) -> str | None:
         """Where the admin API is, once start() has returned."""
-        return self._api_url
+        return self._url("api")
 
     def start(self) -> None:
         """Start everything; it is healthy on return, and `settings` names the servers.
@@ -85,15 +84,15 @@ class Supervisor:
         home = folders.prepare_home(self.settings.home)
         self._lock = runfile.hold(home)
         try:
-            flower_port = self._port("flower_port", "Flower") if self._with_flower else None
-            api_port = self._port("api_port", "the admin API") if self._with_api else None
+            for page in self._pages(os.environ):
+                page.port.choose()  # a taken one is said before anything is started
             self._start_servers()
             if self.settings.secret_keys is None:
                 with folders.explained(home):
                     ensure_keys(home)
             env = children.environment_of(self.settings) | self._env
             migrate(env, self._console.sink("migrate"), self._pause)
-            self._start_platform(env, flower_port, api_port)
+            self._start_platform(env)
         except BaseException:
             self.stop()
             raise
@@ -153,21 +152,35 @@ class Supervisor:
             self._console.say(f"Warning: {warning}")
         self._given = _given_entries(self.settings, given)
 
-    def _start_platform(self, env: Mapping[str, str], flower_port: int | None, api_port: int | None) -> None:
+    def _start_platform(self, env: Mapping[str, str]) -> None:
         groups = self._groups
         if groups is None:
             groups = worker_groups(known_queues(self.settings.queues).values())
         self._start([children.beat(self.settings, env)])
         self._start(children.workers(self.settings, env, groups))
         self._start([children.recorder(self.settings, env)])
-        if flower_port is not None:
-            if self.settings.flower_host not in LOOPBACK_HOSTS:
-                self._console.say(f"Warning: Flower on {self.settings.flower_host} lets anybody read and stop tasks.")
-            self._flower_url = children.url_of(self.settings.flower_host, flower_port)
-            self._start([children.flower(self.settings, env, flower_port)])
-        if api_port is not None:
-            self._api_url = children.url_of(self.settings.api_host, api_port)
-            self._start([children.api(self.settings, env, api_port)])
+        if self._with_flower and self.settings.flower_host not in LOOPBACK_HOSTS:
+            self._console.say(f"Warning: Flower on {self.settings.flower_host} lets anybody read and stop tasks.")
+        for page in self._pages(env):
+            self._start_page(page)
+
+    def _pages(self, env: Mapping[str, str]) -> list[Page]:
+        chosen = ((pages.flower, self._with_flower), (pages.api, self._with_api))
+        return [page(self.settings, env) for page, is_wanted in chosen if is_wanted]
+
+    def _start_page(self, page: Page) -> None:
+        """As any other; on another port if a program was faster between our look and its start."""
+        for tries_left in range(PORTS_TRIED - 1, -1, -1):
+            try:
+                self._start([page])
+            except ServiceError:
+                if not (tries_left and page.port.is_lost):
+                    raise
+                failed = self._members.pop()
+                if failed.process:
+                    service.stop([(page, failed.process)])
+            else:
+                return
 
     def _start(self, runnables: Sequence[Runnable]) -> None:
         """Start some side by side, and wait until all of them are ready."""
@@ -186,14 +199,8 @@ class Supervisor:
             raise StopRequested
         time.sleep(service.POLL_S)
 
-    def _port(self, setting: str, service: str) -> int:
-        """The port of the setting; another, if it is only the default and is taken. Raises ServiceError."""
-        wanted: int = getattr(self.settings, setting)
-        if ports.is_free(wanted):
-            return wanted
-        if setting in self.settings.model_fields_set:
-            raise ports.taken(service, variable_of(setting), wanted)
-        return ports.free_port()
+    def _url(self, kind: str) -> str | None:
+        return next((member.runnable.what for member in self._members if member.runnable.kind == kind), None)
 
     def _publish(self) -> None:
         if not self.settings.redis_url or not self.settings.database_url:
@@ -202,8 +209,8 @@ class Supervisor:
             pid=os.getpid(),
             redis_url=self.settings.redis_url,
             database_url=self.settings.database_url,
-            flower_url=self._flower_url,
-            api_url=self._api_url,
+            flower_url=self.flower_url,
+            api_url=self.api_url,
             processes=tuple(self.processes()),
         )
         with folders.explained(self.settings.home):

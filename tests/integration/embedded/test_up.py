@@ -170,7 +170,7 @@ def test_a_second_one_on_the_folder_is_refused_and_harms_nothing(running: Up) ->
 
     assert done.returncode == 1
     assert re.fullmatch(r"A `beatline up` \(process \d+\) already runs on .*BEATLINE_HOME\.\n", done.stderr)
-    assert running.status()[0] == 0
+    assert {row["state"] for row in running.status()[1].values()} == {"ready"}
 
 
 def test_a_worker_that_dies_is_started_again(running: Up) -> None:
@@ -237,7 +237,8 @@ def test_killed_or_stopped_while_tasks_run_it_leaves_no_process_and_keeps_its_da
 
     wait_until(lambda: gone(processes), timeout_s=15, what="nothing of it is left")
     stopped = up.start()
-    assert len(json.loads(up.run("beatline.cli", "runs", "list", "--json").stdout)) == 2
+    kept = json.loads(up.run("beatline.cli", "runs", "list", "--json").stdout)
+    assert [run["task"] for run in kept if run["task"] == "t.sleep"] == ["t.sleep"] * 2
     send_sleepers(up)
     processes = below(stopped)
     began_s = time.monotonic()

@@ -55,6 +55,7 @@ def left_running(home: Path) -> list[str]:
     return found
 
 
+@pytest.mark.proof
 def test_nothing_is_lost_and_nothing_doubled_though_a_worker_is_killed(spawner: Spawner, home: Path) -> None:
     """P2, P3: one tick, one run; nothing accepted is lost."""
     demo = start(spawner, home)

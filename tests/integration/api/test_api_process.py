@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import pytest
 from sqlalchemy import text
 
 from beatline.embedded.ports import free_port
@@ -59,6 +60,7 @@ def _established(api: Spawned) -> bool:
     return any(one.status == psutil.CONN_ESTABLISHED for one in psutil.Process(api.pid).net_connections())
 
 
+@pytest.mark.proof
 def test_connections_that_ask_for_nothing_keep_nobody_out_for_long(
     settings: Settings, api: Spawned, anyone: httpx.Client
 ) -> None:

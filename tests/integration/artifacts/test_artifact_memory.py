@@ -50,6 +50,7 @@ print(json.dumps({"size": stored.size_bytes, "store": stored.store, "grown_mb": 
 """
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("where", ["folder", "s3://shelf/files"])
 def test_two_hundred_megabytes_need_little_memory(
     installation: Installation, on_s3: Callable[..., Installation], where: str

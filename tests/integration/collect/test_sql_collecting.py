@@ -217,6 +217,7 @@ print(json.dumps({"rows": rows, "peak_mb": peak_mb}))
 """
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(("what", "rows"), [("read", 200_000), ("collect", 30_000)])
 def test_many_rows_need_little_memory(shop: Installation, add_source: AddSource, what: str, rows: int) -> None:
     query = (

@@ -86,6 +86,7 @@ def test_a_worker_polls_and_hands_each_message_to_the_task_of_its_mailbox(
         assert "'new': 3" in str(run.result)
 
 
+@pytest.mark.proof
 def test_a_worker_that_dies_before_it_queues_what_it_stored_leaves_that_to_a_recorder(
     dovecot: ImapServer,
     add_mailbox: Any,

@@ -55,6 +55,7 @@ def test_a_message_fetched_by_hand_goes_back_if_nobody_acknowledges_it(app: Any,
     installation.redis.delete(key)
 
 
+@pytest.mark.proof
 def test_a_lost_connection_runs_nothing_twice_that_a_pool_of_threads_was_given(
     app: Any, installation: Installation, worker: StartWorker, recorder: StartProcess, tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ def test_a_message_that_cannot_be_run_is_dead_and_its_neighbours_run(
     settled(app, installation, running)
 
 
+@pytest.mark.proof
 def test_a_lost_connection_leaves_no_run_behind(
     app: Any, installation: Installation, worker: StartWorker, recorder: StartProcess, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def _assert_all_recorded(installation: Installation, runs: int = _RUNS) -> None:
     assert len(attempts) == 2 * runs
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("place", ["recorder.read", "recorder.committed:2", "recorder.removed"])
 def test_a_recorder_killed_at_any_step_loses_and_doubles_nothing(
     installation: Installation, recorder: StartProcess, place: str

@@ -238,6 +238,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform =
 """
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(240)
 def test_memory_stays_flat_however_many_rows() -> None:
     def peak_kib(rows: int) -> int:

@@ -7,13 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from beatline.errors import TransientError
+
+if TYPE_CHECKING:
+    from beatline.definitions.model import Definition
+    from beatline.task.context import RunContext
+
+BUSY: Final = "busy"
+"""The result of a run that finds another run of its definition at work."""
+
+_HELD_S: Final = 30
+"""A worker that was lost holds its lock for as long as the server takes to notice."""
 
 # A machine that vanished is noticed by the server in about half a minute; a long read is no idle session.
 _SESSION: Final = (
@@ -55,3 +65,10 @@ def definition_lock(engine: Engine, definition_id: UUID) -> Generator[Definition
             if taken and not conn.invalidated:
                 with suppress(DBAPIError):
                     conn.execute(_FREE, name)
+
+
+def busy(definition: Definition, run: RunContext) -> Literal["busy"]:
+    """What a run that did not get the lock ends as. Raises TransientError if its own earlier attempt may hold it."""
+    if run.attempt > 1:
+        raise TransientError(f"Another attempt still holds {definition.called}.", retry_after_s=_HELD_S)
+    return BUSY

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from beatline.datasets.table import Counts, Dataset, open_dataset
-from beatline.definitions import Definition, open_spec, store
-from beatline.definitions.lock import DefinitionLock, definition_lock
-from beatline.errors import KeyMissingError, SecretError, ServiceError, TransientError
+from beatline.definitions import Definition, store
+from beatline.definitions.lock import DefinitionLock, busy, definition_lock
+from beatline.definitions.opening import open_definition
 from beatline.ledger.database import guarded
 from beatline.logs import get_logger
 from beatline_tasks.collect import cursor
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from beatline.task.context import RunContext
 
 KIND: Final = "source"
-BUSY: Final = "busy"
-_HELD_S: Final = 30
 _ROWS_AT_ONCE: Final = 20_000
 """An ordered source of one large page is committed in between."""
 
@@ -77,32 +75,13 @@ def collect(installation: Installation, source_id: str, run: RunContext) -> dict
         definition, source = open_source(installation, source_id)
         with definition_lock(installation.engine, definition.id) as lock:
             if lock is None:
-                if run.attempt > 1:  # it may be an earlier attempt of this very run, on a worker that was lost
-                    raise TransientError(f"Another attempt still holds {definition.called}.", retry_after_s=_HELD_S)
-                return BUSY
+                return busy(definition, run)
             return _Run(installation, definition, source, run, lock).execute()
 
 
-def open_source(installation: Installation, source_id: str) -> tuple[Definition, Source]:
-    """The source of this name or id, secrets in place. Raises SourceError if it is parked.
-
-    A source whose secrets cannot be opened is parked, so that it fails in words and the others run.
-    """
-    with installation.engine.connect() as conn:
-        definition = store.get(conn, KIND, source_id)
-    if definition.parked is not None:
-        raise SourceError(
-            f"{definition.called} is parked: {definition.parked} "
-            f"Once that is mended, `beatline sources check {definition.name}` lets it run again."
-        )
-    try:
-        return definition, open_spec(installation, definition, Source)
-    except KeyMissingError as exc:
-        raise ServiceError(str(exc)) from exc  # of this process, not of the source: another one may hold the key
-    except SecretError as exc:
-        with installation.engine.begin() as conn:
-            store.park(conn, definition, str(exc), who="collect")
-        raise
+def open_source(installation: Installation, name_or_id: object) -> tuple[Definition, Source]:
+    """The source of this name or id, secrets in place; raises as `open_definition` does."""
+    return open_definition(installation, KIND, name_or_id, Source, error=SourceError)
 
 
 def read_pages(

@@ -9,22 +9,15 @@ from celery import Task, shared_task
 
 from beatline.errors import ServiceError, TransientError
 from beatline.task.context import current_run, installation
-from beatline_tasks.email.errors import HostBusyError, MailboxError
+from beatline.task.retries import RETRIED, retry_when_asked
+from beatline_tasks.email.errors import HostBusyError
 
 HOST_BUSY: Final = "host busy"
 _WAITS_AT_FULL_HOST: Final = 3
 _AFTER_BUSY_S: Final = 30.0
 
 
-@shared_task(
-    name="email.poll_account",
-    bind=True,
-    ignore_result=True,
-    autoretry_for=(TransientError, ServiceError),
-    max_retries=5,
-    retry_backoff=2,
-    retry_backoff_max=300,
-)
+@shared_task(name="email.poll_account", bind=True, ignore_result=True, **RETRIED)
 def poll_account(self: Task[..., Any], account_id: str) -> dict[str, Any] | str:
     """Store what is new in a mailbox (its name or id); `busy` if another poll does so, `backing off` after a failure.
 
@@ -32,8 +25,6 @@ def poll_account(self: Task[..., Any], account_id: str) -> dict[str, Any] | str:
     """
     from beatline_tasks.email.polling import BUSY, poll
 
-    if not isinstance(account_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # a message can hold anything
-        raise MailboxError(f"email.poll_account takes the name or the id of a mailbox as text, not {account_id!r:.80}.")
     try:
         done = poll(installation(), self.app, account_id)
         if done == BUSY and current_run().attempt > 1:
@@ -46,20 +37,10 @@ def poll_account(self: Task[..., Any], account_id: str) -> dict[str, Any] | str:
         # No thread waits for the place: others can poll other hosts. Nor do they all come back at once.
         raise self.retry(exc=exc, countdown=exc.wait_s * random.uniform(1, 3)) from exc  # noqa: S311  # no secret
     except TransientError as exc:
-        if exc.retry_after_s is None:
-            raise
-        raise self.retry(exc=exc, countdown=exc.retry_after_s) from exc
+        retry_when_asked(self, exc)
 
 
-@shared_task(
-    name="email.process_message",
-    bind=True,
-    ignore_result=True,
-    autoretry_for=(TransientError, ServiceError),
-    max_retries=5,
-    retry_backoff=2,
-    retry_backoff_max=300,
-)
+@shared_task(name="email.process_message", bind=True, ignore_result=True, **RETRIED)
 def process_message(self: Task[..., Any], message_id: str) -> str:
     """Hand a message to the task that its mailbox names in on_message; without one it is processed."""
     from beatline_tasks.email.processing import process
@@ -67,14 +48,7 @@ def process_message(self: Task[..., Any], message_id: str) -> str:
     return process(installation(), self.app, message_id)
 
 
-@shared_task(
-    name="email.finish_message",
-    ignore_result=True,
-    autoretry_for=(TransientError, ServiceError),
-    max_retries=5,
-    retry_backoff=2,
-    retry_backoff_max=300,
-)
+@shared_task(name="email.finish_message", ignore_result=True, **RETRIED)
 def finish_message(message_id: str, state: Literal["processed", "failed"], error: str | None = None) -> str:
     """Write down how the task of on_message ended."""
     from beatline_tasks.email.processing import finish

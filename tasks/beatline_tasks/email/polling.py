@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 from beatline.clock import utc_now
-from beatline.definitions import Definition, open_spec, store
-from beatline.errors import AddressRefusedError, KeyMissingError, SecretError, ServiceError
+from beatline.definitions import Definition, store
+from beatline.definitions.opening import open_definition
+from beatline.errors import AddressRefusedError
 from beatline.failpoints import reach
 from beatline.ledger.database import guarded
 from beatline.logs import get_logger
@@ -61,26 +63,11 @@ def poll(installation: Installation, app: Celery, account_id: str) -> dict[str, 
             return _Poll(installation, app, definition, mailbox, lock).execute()
 
 
-def open_mailbox(installation: Installation, account_id: str) -> tuple[Definition, Mailbox]:
-    """The mailbox of this name or id, secrets in place. Raises MailboxError if it is parked.
-
-    One whose secrets cannot be opened is parked, so that it fails in words and the others are polled.
-    """
-    with transaction(installation) as conn:
-        definition = store.get(conn, KIND, account_id)
-    if definition.parked is not None:
-        raise MailboxError(
-            f"{definition.called} is parked: {definition.parked} "
-            f"Once that is mended, `beatline mailboxes check {definition.name}` lets it run again."
-        )
-    try:
-        return definition, open_spec(installation, definition, Mailbox)
-    except KeyMissingError as exc:
-        raise ServiceError(str(exc)) from exc  # of this process, not of the mailbox: another one may hold the key
-    except SecretError as exc:
-        with transaction(installation) as conn:
-            store.park(conn, definition, str(exc), who="email")
-        raise
+def open_mailbox(installation: Installation, name_or_id: object) -> tuple[Definition, Mailbox]:
+    """The mailbox of this name or id, secrets in place; raises as `open_definition` does."""
+    return open_definition(
+        installation, KIND, name_or_id, Mailbox, error=MailboxError, begin=partial(transaction, installation)
+    )
 
 
 class _Poll:

@@ -20,7 +20,7 @@ from beatline.artifacts import ArtifactStore
 from beatline.clock import utc_now
 from beatline.datasets.table import check_dataset_name
 from beatline.definitions import Definition
-from beatline.definitions.lock import DefinitionLock, definition_lock
+from beatline.definitions.lock import DefinitionLock, busy, definition_lock
 from beatline.errors import BeatlineError, TransientError
 from beatline.failpoints import reach
 from beatline.ledger.database import guarded, quoted
@@ -31,7 +31,7 @@ from beatline_tasks.etl.ends import absent, own_session
 from beatline_tasks.etl.errors import JobError
 from beatline_tasks.etl.fieldtypes import NAIVE, TIMESTAMP, base
 from beatline_tasks.etl.job import Archive, Job
-from beatline_tasks.etl.running import busy, open_job
+from beatline_tasks.etl.running import open_job
 from beatline_tasks.etl.session import Session, Table
 from beatline_tasks.etl.tables import archives
 from beatline_tasks.etl.target import columns_of

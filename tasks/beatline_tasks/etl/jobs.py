@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NoReturn
+from typing import Any
 
 from celery import Task, shared_task
 
 from beatline.errors import BeatlineError, ServiceError, TransientError
 from beatline.task.context import current_run, installation
-from beatline_tasks.etl.errors import JobError
-
-_LONGEST_WAIT_S: Final = 3600
+from beatline.task.retries import RETRIED, retry_when_asked
 
 
-@shared_task(
-    name="etl.run_job",
-    bind=True,
-    ignore_result=True,
-    autoretry_for=(TransientError, ServiceError),
-    max_retries=5,
-    retry_backoff=2,
-    retry_backoff_max=300,
-)
+@shared_task(name="etl.run_job", bind=True, ignore_result=True, **RETRIED)
 def run_job(self: Task[..., Any], job_id: str) -> dict[str, Any] | str:
     """Load what a job (its name or id) has to load, and count it; `busy` if another run of the job does so."""
     from beatline_tasks.etl.running import run_load
 
     try:
-        return run_load(installation(), _text(job_id), current_run())
+        return run_load(installation(), job_id, current_run())
     except TransientError as exc:
-        _retry(self, exc)
+        retry_when_asked(self, exc)
 
 
 @shared_task(
@@ -47,11 +37,11 @@ def archive(self: Task[..., Any], job_id: str) -> dict[str, Any] | str:
     from beatline_tasks.etl.archive import run_archive
 
     try:
-        return run_archive(installation(), _text(job_id), current_run())
+        return run_archive(installation(), job_id, current_run())
     except BeatlineError as exc:
         get_logger(__name__).error("archive_failed", job=str(job_id)[:100], error=str(exc))
         if isinstance(exc, TransientError):
-            _retry(self, exc)
+            retry_when_asked(self, exc)
         raise
 
 
@@ -68,16 +58,3 @@ def prune_history() -> dict[str, int]:
     from beatline_tasks.etl.retention import prune
 
     return prune(installation())
-
-
-def _retry(task: Task[..., Any], exc: TransientError) -> NoReturn:
-    """Let the run be tried again: when the error says, else as the task's retries are."""
-    if exc.retry_after_s is None:
-        raise exc
-    raise task.retry(exc=exc, countdown=min(exc.retry_after_s, _LONGEST_WAIT_S)) from exc
-
-
-def _text(job_id: object) -> str:
-    if not isinstance(job_id, str):  # a message can hold anything
-        raise JobError(f"A job is named by its name or its id as text, not {job_id!r:.80}.")
-    return job_id

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from beatline.definitions import Definition, open_spec, store
-from beatline.definitions.lock import definition_lock
-from beatline.errors import KeyMissingError, SecretError, ServiceError, TransientError
+from beatline.definitions import Definition
+from beatline.definitions.lock import busy, definition_lock
+from beatline.definitions.opening import open_definition
 from beatline.failpoints import reach
 from beatline.ledger.database import guarded
 from beatline.logs import get_logger
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from beatline.task.context import RunContext
 
 KIND: Final = "job"
-BUSY: Final = "busy"
-_HELD_S: Final = 30
-"""A worker that was lost holds its lock for as long as the server takes to notice."""
 
 
 @dataclass(slots=True)
@@ -77,30 +74,9 @@ def run_load(installation: Installation, job_id: str, run: RunContext) -> dict[s
     return result
 
 
-def busy(definition: Definition, run: RunContext) -> Literal["busy"]:
-    """The result of a run that finds another at work. Raises TransientError if that may be its own earlier attempt."""
-    if run.attempt > 1:
-        raise TransientError(f"Another attempt still holds {definition.called}.", retry_after_s=_HELD_S)
-    return BUSY
-
-
-def open_job(installation: Installation, job_id: str) -> tuple[Definition, Job]:
-    """The job of this name or id. Raises JobError if it is parked; one whose secrets do not open is parked."""
-    with installation.engine.connect() as conn:
-        definition = store.get(conn, KIND, job_id)
-    if definition.parked is not None:
-        raise JobError(
-            f"{definition.called} is parked: {definition.parked} "
-            f"Once that is mended, `beatline jobs unpark {definition.name}` lets it run again."
-        )
-    try:
-        return definition, open_spec(installation, definition, Job)
-    except KeyMissingError as exc:
-        raise ServiceError(str(exc)) from exc  # of this process, not of the job: another one may hold the key
-    except SecretError as exc:
-        with installation.engine.begin() as conn:
-            store.park(conn, definition, str(exc), who="etl")
-        raise
+def open_job(installation: Installation, name_or_id: object) -> tuple[Definition, Job]:
+    """The job of this name or id, secrets in place; raises as `open_definition` does."""
+    return open_definition(installation, KIND, name_or_id, Job, error=JobError)
 
 
 def load(

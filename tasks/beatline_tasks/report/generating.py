@@ -14,8 +14,8 @@ from celery import chain, current_app
 from sqlalchemy import Connection
 
 from beatline.clock import utc_now
-from beatline.definitions import Definition, open_spec, store
-from beatline.errors import KeyMissingError, SecretError, ServiceError
+from beatline.definitions import Definition
+from beatline.definitions.opening import open_definition
 from beatline.failpoints import reach
 from beatline.ledger.database import guarded, sql
 from beatline.logs import get_logger
@@ -35,26 +35,9 @@ _ACCEPTED: Final = """
 """
 
 
-def open_report(installation: Installation, name_or_id: str) -> tuple[Definition, Report]:
-    """The report of this name or id, secrets in place. Raises ReportError if it is parked.
-
-    A report whose secrets cannot be opened is parked, so that it fails in words and the others run.
-    """
-    with installation.engine.connect() as conn:
-        definition = store.get(conn, KIND, name_or_id)
-    if definition.parked is not None:
-        raise ReportError(
-            f"{definition.called} is parked: {definition.parked} "
-            f"Once that is mended, `beatline reports check {definition.name}` lets it run again."
-        )
-    try:
-        return definition, open_spec(installation, definition, Report)
-    except KeyMissingError as exc:
-        raise ServiceError(str(exc)) from exc  # of this process, not of the report: another one may hold the key
-    except SecretError as exc:
-        with installation.engine.begin() as conn:
-            store.park(conn, definition, str(exc), who=KIND)
-        raise
+def open_report(installation: Installation, name_or_id: object) -> tuple[Definition, Report]:
+    """The report of this name or id, secrets in place; raises as `open_definition` does."""
+    return open_definition(installation, KIND, name_or_id, Report, error=ReportError)
 
 
 def generate(installation: Installation, report_id: str, run: RunContext, at: str | None) -> dict[str, Any]:

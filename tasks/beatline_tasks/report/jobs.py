@@ -12,7 +12,6 @@ from celery import Task, shared_task
 
 from beatline.errors import BeatlineError, ServiceError, TransientError
 from beatline.task.context import current_run, installation
-from beatline_tasks.report.errors import ReportError
 
 RETRIES: Final = 3
 _WAIT_S: Final = 60.0
@@ -23,8 +22,6 @@ def generate_scheduled(self: Task[..., Any], report_id: str, at: str | None = No
     """Begin the report (its name or id) for the period before its slot, or before `at`; the steps follow by themselves."""
     from beatline_tasks.report.generating import generate
 
-    if not isinstance(report_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # a message can hold anything
-        raise ReportError(f"report.generate_scheduled takes a report's name or id as text, not {report_id!r:.80}.")
     return _tried(self, lambda: generate(installation(), report_id, current_run(), at), lambda: 5.0)
 
 

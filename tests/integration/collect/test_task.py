@@ -108,7 +108,7 @@ def test_a_source_that_asks_for_time_gets_it(web: Web, execute: Execute, open_in
 
 @pytest.mark.parametrize(
     ("source_id", "words"),
-    [("days", "answered 404 Not Found"), ("nights", "no source 'nights'"), (7, "takes the name")],
+    [("days", "answered 404 Not Found"), ("nights", "no source 'nights'"), (7, "by its name or its id as text, not 7")],
 )
 def test_what_a_person_must_mend_fails_at_once_in_words(
     web: Web, execute: Execute, open_installation: Installation, source_id: Any, words: str

@@ -144,7 +144,7 @@ def _remove(kind: Kind) -> Callable[..., None]:
             definition = store.get(conn, kind.name, name)
             users = _schedules_of(conn, kind, definition)
         if users:
-            say(f"Scheduled by {', '.join(users)}: those runs will fail. `beatline schedules remove` ends them.")
+            say(f"Scheduled by {', '.join(users)}.")
         if not yes and not typer.confirm(f"Remove {kind.name} {definition.name!r}?", err=True):
             raise typer.Exit(1)
         removed = kind.load_removed()
@@ -152,7 +152,10 @@ def _remove(kind: Kind) -> Callable[..., None]:
             if removed is not None:
                 removed(conn, installation, definition)
             store.remove(conn, kind.name, str(definition.id), who=operator())
+            left = _schedules_of(conn, kind, definition)
         say(f"Removed {kind.name} {definition.name!r}.")
+        if left:
+            say(f"What schedules it stays, and its runs will fail: `beatline schedules remove {left[0]}` ends them.")
 
     return remove
 

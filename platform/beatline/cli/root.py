@@ -38,7 +38,8 @@ class Root(TyperGroup):
         kind = _kinds().get(cmd_name)
         if kind is None:
             return None
-        verbs = ", ".join(["add", "set", "list", "show", *kind.actions, *kind.fleet_actions, "remove"])
+        actions = (action.replace("_", "-") for action in (*kind.actions, *kind.fleet_actions))
+        verbs = ", ".join(["add", "set", "list", "show", *actions, "unpark", "remove"])
         users = f", for {kind.task}" if kind.task else ""
         return TyperCommand(cmd_name, help=f"Each {kind.name}{users}: {verbs}.", rich_help_panel=KINDS_PANEL)
 

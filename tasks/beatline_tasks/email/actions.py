@@ -12,6 +12,7 @@ from beatline.artifacts import ArtifactLostError, ArtifactStore
 from beatline.definitions import Definition, Finding, open_spec, store
 from beatline.errors import AddressRefusedError, BeatlineError, ServiceError
 from beatline.ledger.database import guarded
+from beatline.schedules.run_now import task_app
 from beatline_tasks.email import accounts, scheduling
 from beatline_tasks.email.careful import UNREAD
 from beatline_tasks.email.database import transaction
@@ -51,6 +52,8 @@ def check(installation: Installation, definition: Definition) -> Finding:
     text = f"It works: {mailbox.user} can read {_count(len(mailbox.folders), 'folder')} on {mailbox.place}."
     if mailbox.security == "plain":
         text += " Password and mail go over the network in the open."
+    if mailbox.on_message is not None and mailbox.on_message not in task_app(installation).tasks:
+        text += f" No task {mailbox.on_message!r} is known here: name its module in BEATLINE_TASK_MODULES, or its messages fail."
     with guarded(installation.settings), transaction(installation) as conn:
         if definition.parked is not None and store.unpark(conn, definition, who="check"):
             text += " It was parked, and is polled again."

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Table, func, select
 
 from beatline.clock import utc_now
 from beatline.definitions import Definition, Finding, store
@@ -30,11 +30,20 @@ def status(installation: Installation) -> Finding:
     """Show the state of every mailbox: when it was last read, what is behind, what went wrong."""
     now = utc_now()
     with guarded(installation.settings), transaction(installation) as conn:
+        unhandled = _counts(conn, messages, messages.c.state == "failed")
         definitions = store.list_definitions(conn, KIND)
         found = conn.execute(select(accounts_table)).mappings()
         fares = {row["mailbox"]: Account(**{name: row[name] for name in Account.__dataclass_fields__}) for row in found}
         stored, set_aside = _counts(conn, messages), _counts(conn, quarantine)
-    rows = [_row(one, fares.get(one.id), stored.get(one.id, 0), set_aside.get(one.id, 0), now) for one in definitions]
+    rows = [
+        _row(one, fares.get(one.id), now)
+        | {
+            "messages": stored.get(one.id, 0),
+            "failed": unhandled.get(one.id, 0),
+            "quarantine": set_aside.get(one.id, 0),
+        }
+        for one in definitions
+    ]
     good = sum(1 for row in rows if row["state"] == accounts.OK)
     return Finding(ok=True, text=f"{len(rows)} mailboxes, {good} of them ok.", rows=tuple(rows))
 
@@ -52,18 +61,19 @@ def state_of(definition: Definition, account: Account | None, now: datetime) -> 
     return account.state
 
 
-def _counts(conn: Connection, table: Table) -> dict[UUID, int]:
-    query = select(table.c.mailbox, func.count()).group_by(table.c.mailbox)
+def _counts(conn: Connection, table: Table, *those: ColumnElement[bool]) -> dict[UUID, int]:
+    query = select(table.c.mailbox, func.count()).where(*those).group_by(table.c.mailbox)
     return {row[0]: row[1] for row in conn.execute(query)}
 
 
-def _row(definition: Definition, account: Account | None, stored: int, set_aside: int, now: datetime) -> dict[str, Any]:
+def _row(definition: Definition, account: Account | None, now: datetime) -> dict[str, Any]:
     return {
         "name": definition.name,
         "state": state_of(definition, account, now),
         "lag": account.lag if account else None,
-        "messages": stored,
-        "quarantine": set_aside,
+        "messages": 0,
+        "failed": 0,
+        "quarantine": 0,
         "last_ok": account.last_ok_at if account else None,
         "failures": account.failures if account else 0,
         "next_try": account.next_try_at if account else None,

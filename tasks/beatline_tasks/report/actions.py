@@ -100,7 +100,7 @@ def deliveries_of(
     if not latest:
         return Finding(ok=True, text=f"{definition.called} has not run yet.")
     last = latest[0]
-    reason = f": {last.reason}" if last.reason else ""
+    reason = f": {last.reason.rstrip('.')}" if last.reason else ""
     text = f"The issue that begins {last.period_start:%Y-%m-%d %H:%M} UTC is {last.state}{reason}."
     return Finding(ok=True, text=text if rows else f"{text} It has no deliveries.", rows=rows)
 

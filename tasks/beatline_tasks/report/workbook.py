@@ -32,6 +32,7 @@ _WIDEST: Final = 60.0
 _SHEET_CHARS: Final = 31
 _NOT_IN_SHEET_NAMES: Final = re.compile(r"[\[\]:*?/\\']")
 _CHART_POINTS: Final = 5_000
+_DATES: Final = {"date": "yyyy-mm-dd", "timestamp": "yyyy-mm-dd hh:mm:ss"}
 
 
 def _workbook(path: Path, options: Mapping[str, object]) -> Any:
@@ -110,6 +111,9 @@ class Sheet:
             sheet.write_string(0, number, title, right if said.right else head)
             self._widths.append(_chars(title) + 3)  # the arrow of the filter
         sheet.freeze_panes(1, 0)
+        sheet.repeat_rows(0)  # from here on: on paper, the whole width on each page
+        sheet.set_landscape()
+        sheet.fit_to_pages(1, 0)
 
     def add(self, row: Sequence[Cell]) -> None:
         """Write one row."""
@@ -166,8 +170,7 @@ class Sheet:
         patterns: Mapping[str, str] = {
             "integer": digits,
             "number": f"{digits}.{'0' * (2 if style.decimals is None else style.decimals)}".rstrip("."),
-            "date": "yyyy-mm-dd",
-            "timestamp": "yyyy-mm-dd hh:mm:ss",
+            **_DATES,
         }
         pattern = patterns.get(column.kind)
         return None if pattern is None else self._book.add_format({"num_format": pattern})
@@ -189,8 +192,16 @@ class Sheet:
                 }
             )
         drawn.set_title({"name": chart.title or "", "name_font": {"size": 12}, "none": not chart.title})
-        on_dates = self._columns[places[chart.x]].kind in ("date", "timestamp")
-        drawn.set_x_axis({"date_axis": on_dates and kind == "line", "num_font": {"size": 9}, "label_position": "low"})
+        # Not every program takes the format of an axis from its cells: without one of its own a date is a number there.
+        pattern = _DATES.get(self._columns[places[chart.x]].kind)
+        drawn.set_x_axis(
+            {
+                "date_axis": pattern is not None and kind == "line",
+                "num_format": pattern or "General",
+                "num_font": {"size": 9},
+                "label_position": "low",
+            }
+        )
         grid = {"visible": True, "line": {"color": "#E3E8EE"}}
         drawn.set_y_axis({"name": chart.unit or "", "num_font": {"size": 9}, "major_gridlines": grid})
         drawn.set_legend({"position": "top"} if len(chart.y) > 1 else {"none": True})

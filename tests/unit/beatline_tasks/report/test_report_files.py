@@ -133,6 +133,23 @@ def test_a_chart_stands_in_the_page_and_in_the_workbook(tmp_path: Path) -> None:
     [chart] = sheet._charts
     ranges = [str(series.val.numRef.f).replace("'", "") for series in chart.series]
     assert ranges == ["T!$E$2:$E$3", "T!$D$2:$D$3"]
+    assert chart.x_axis.numFmt.formatCode == "General"
+
+
+@pytest.mark.parametrize("kind", ["bar", "line"])
+@pytest.mark.parametrize(("x", "shown"), [("day", "yyyy-mm-dd"), ("at", "yyyy-mm-dd hh:mm:ss")])
+def test_an_axis_of_dates_says_itself_that_it_shows_dates(tmp_path: Path, kind: str, x: str, shown: str) -> None:
+    files, _ = made(tmp_path, [row("a"), row("b")], charts={"c": {"type": kind, "x": x, "y": ["n"]}})
+    sheet: Any = openpyxl.load_workbook(files["xlsx"].path)["T"]
+    [chart] = sheet._charts
+    assert (chart.x_axis.numFmt.formatCode, chart.x_axis.numFmt.sourceLinked) == (shown, False)
+
+
+def test_on_paper_every_column_is_on_the_page_with_its_heading(tmp_path: Path) -> None:
+    files, _ = made(tmp_path, [row("a")])
+    sheet: Any = openpyxl.load_workbook(files["xlsx"].path)["T"]
+    assert (sheet.print_title_rows, sheet.page_setup.orientation) == ("$1:$1", "landscape")
+    assert (sheet.sheet_properties.pageSetUpPr.fitToPage, sheet.page_setup.fitToHeight) == (True, 0)
 
 
 def test_what_is_not_shown_is_said_with_the_file_that_has_it(tmp_path: Path) -> None:

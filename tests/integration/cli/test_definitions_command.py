@@ -143,7 +143,9 @@ def test_remove_asks_and_names_the_schedules_that_need_it(
     refused = cli("sources", "remove", "weather")
     assert refused.code == 1
     assert "Scheduled by nightly" in refused.err
-    assert cli("sources", "remove", "weather", "--yes").code == 0
+    removed = cli("sources", "remove", "weather", "--yes")
+    assert removed.code == 0
+    assert "its runs will fail: `beatline schedules remove nightly` ends them" in removed.err
     assert cli("sources", "list", "--json").json == []
     again = cli("sources", "remove", "weather", "--yes")
     assert (again.code, again.err) == (1, "There is no source 'weather'.\n")

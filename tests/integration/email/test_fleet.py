@@ -179,10 +179,11 @@ def test_the_status_shows_every_mailbox_in_words(
             sql(conn, "UPDATE {schema}.email_accounts SET last_try_at = now() - interval '1 hour', next_try_at = NULL "
                 "WHERE mailbox = :id"), {"id": boxes[4].id},
         )  # fmt: skip
+        conn.execute(sql(conn, "UPDATE {schema}.email_messages SET state = 'failed'"))
     found = {row["name"]: row for row in status(installed).rows}
     states = {name[:1]: row["state"] for name, row in found.items()}
     assert states == {"a": "ok", "b": "login refused", "c": "parked", "d": "never polled", "e": "overdue"}
-    assert (found[user]["lag"], found[user]["messages"], found[user]["quarantine"]) == (0, 1, 1)
+    assert [found[user][name] for name in ("lag", "messages", "failed", "quarantine")] == [0, 1, 1, 1]
     assert "failed to log in" in found["b"]["error"]
     assert found["c"]["error"] == "its key is lost"
 
@@ -194,7 +195,7 @@ def test_check_connects_for_real(dovecot: ImapServer, add_mailbox: Any, poll: An
 
     user = dovecot.user()
     dovecot.append(user, mail("one"), folder="Bills")
-    good: Definition = add_mailbox(user, folders=["INBOX", "Bills"])
+    good: Definition = add_mailbox(user, folders=["INBOX", "Bills"], on_message="shop.read_bill")
     wrong = add_mailbox("wrong", password="hunter2")
     missing = add_mailbox("missing", user=user, folders=["Bils"])
     nobody = add_mailbox("nobody", host="no.such.host.example")
@@ -205,6 +206,7 @@ def test_check_connects_for_real(dovecot: ImapServer, add_mailbox: Any, poll: An
     assert finding.ok, finding.text
     assert "polled again" in finding.text
     assert "in the open" in finding.text
+    assert "No task 'shop.read_bill' is known here" in finding.text
     assert "IMAP4REV1" in finding.details["capabilities"]
     assert finding.details["in Bills"].startswith("1 message,")
     assert poll(user)["new"] == 1

@@ -6,6 +6,7 @@ here the whole request is bounded, headers and handshake included: the threads o
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterable
 from functools import cache
@@ -18,6 +19,11 @@ from beatline.clock import monotonic_s
 from beatline.outbound.guard import resolve
 
 SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
+
+
+def words_of(exc: Exception) -> str:
+    """What an error of the network says, without the system's number for it; what kind it is, if it says nothing."""
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(exc)).rstrip(".") or type(exc).__name__
 
 
 class Deadline:

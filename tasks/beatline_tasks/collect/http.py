@@ -13,7 +13,7 @@ import httpx
 
 from beatline.clock import monotonic_s
 from beatline.errors import TransientError
-from beatline.outbound.transport import Deadline, GuardedTransport
+from beatline.outbound.transport import Deadline, GuardedTransport, words_of
 from beatline_tasks.collect.answer import Answer, in_words, read
 from beatline_tasks.collect.errors import SourceError
 from beatline_tasks.collect.headers import own_headers, retry_after_s
@@ -112,7 +112,7 @@ def _words_for_failures(url: str) -> Generator[None]:
         raise SourceError(f"{where} is no address of http or https.") from None
     except httpx.TimeoutException as exc:
         raise TransientError(
-            f"{where} did not answer in time: {exc or type(exc).__name__} (timeouts.connect_s, read_s, page_s)."
+            f"{where} did not answer in time: {words_of(exc)} (timeouts.connect_s, read_s, page_s)."
         ) from exc
     except httpx.HTTPError as exc:
         if "CERTIFICATE_VERIFY_FAILED" in str(exc):
@@ -120,7 +120,7 @@ def _words_for_failures(url: str) -> Generator[None]:
                 f"{where} has a certificate that cannot be verified: {exc}. "
                 "For certificates of your own, set SSL_CERT_FILE for the workers."
             ) from exc
-        raise TransientError(f"{where} cannot be reached: {exc or type(exc).__name__}.") from exc
+        raise TransientError(f"{where} cannot be reached: {words_of(exc)}.") from exc
 
 
 def _moved_to(url: str, location: str) -> str:

@@ -68,6 +68,8 @@ def renewed(oauth: OAuth, kept: Tokens | None, *, allow_private: bool) -> Tokens
     """New tokens from the provider. Raises MailError: TOKEN if it was revoked, LOGIN if the application is refused."""
     import httpx
 
+    from beatline.outbound.transport import words_of
+
     if urlsplit(oauth.token_url).scheme != "https" and not allow_private:
         raise MailboxError("oauth.token_url must be https: the secret would go over the network in the open.")
     of = fingerprint(oauth)
@@ -84,7 +86,7 @@ def renewed(oauth: OAuth, kept: Tokens | None, *, allow_private: bool) -> Tokens
     except TransientError as exc:
         raise MailError(Trouble.NETWORK, str(exc)) from exc
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
-        text = f"{_place(oauth)} cannot be reached for a token: {str(exc) or type(exc).__name__}."
+        text = f"{_place(oauth)} cannot be reached for a token: {words_of(exc)}."
         raise MailError(Trouble.NETWORK, text) from exc
     return _read(oauth, status, body, refresh, of)
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from beatline.clock import monotonic_s
-from beatline.outbound.transport import Deadline, GuardedTransport
+from beatline.outbound.transport import Deadline, GuardedTransport, words_of
 from beatline_tasks.report.spec import Webhook
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _request(
     except httpx.InvalidURL:
         return Answered(ok=False, passing=False, words=f"{where} is no address of http or https.")
     except httpx.HTTPError as exc:
-        return Answered(ok=False, passing=True, words=f"{where} cannot be reached: {exc or type(exc).__name__}.")
+        return Answered(ok=False, passing=True, words=f"{where} cannot be reached: {words_of(exc)}.")
     text = _plain(start, webhook)
     words = f"{response.status_code} {response.reason_phrase}{f': {text}' if text else ''}"
     return Answered(response.is_success, response.status_code in _PASSING, words, response.status_code)

@@ -12,7 +12,9 @@ from celery.utils.imports import cwd_in_path
 
 from beatline.configuration import GUARANTEED, connections, defaults
 from beatline.engine.amqp import BeatlineAMQP
+from beatline.engine.doubts import Doubting
 from beatline.engine.duty import Duty
+from beatline.engine.replacing import Replacing
 from beatline.engine.results import KeptResult
 from beatline.engine.stopping import Stopping
 from beatline.engine.worker import CONF_KEY, Leases, WorkerLogging, connect_signals
@@ -74,7 +76,7 @@ def attach(app: Celery, settings: Settings | None = None) -> Celery:
     seat.AsyncResult = app.subclass_with_self(KeptResult, name="AsyncResult")
     seat.log = WorkerLogging(app)
     seat.task_cls = Task
-    seat.steps["consumer"].update((Leases, Duty, Stopping))
+    seat.steps["consumer"].update((Leases, Doubting, Duty, Replacing, Stopping))
     connect_signals()
     return app
 

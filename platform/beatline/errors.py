@@ -8,7 +8,9 @@ BeatlineError                 what a user can cause or mend; its text says what 
 ├── NameRefusedError          a task, queue, schedule or definition name breaks the grammar
 ├── UnknownQueueError         published to a queue that nothing declares
 ├── MessageTooLargeError      a message over the accepted size
+├── TaskOptionError           `on_lost` or `durable` of a task has a value that does not exist
 ├── ResultNotKeptError        a result was asked for that is not stored
+├── RunDeadError              a result was asked for, and its run is dead
 ├── AttachError               an existing app's setting contradicts a guarantee
 ├── DefinitionError           a source, schedule or file of definitions is wrong; names the field
 ├── NotFoundError             no schedule, run or definition of that name or id
@@ -93,6 +95,15 @@ class MessageTooLargeError(BeatlineError):
         )
 
 
+class TaskOptionError(BeatlineError):
+    """An option of Beatline's in a task's decorator, or on its class, has a value that it cannot have."""
+
+    def __init__(self, task: str, option: str, value: object, allowed: Sequence[str]) -> None:
+        self.task, self.option, self.value, self.allowed = task, option, value, tuple(allowed)
+        said = " or ".join(repr(one) for one in self.allowed)
+        super().__init__(f"{option}={value!r:.80} of task {task!r} is not allowed: it is {said}.")
+
+
 class ResultNotKeptError(BeatlineError):
     """A result was asked for that the task does not keep, or that has expired."""
 
@@ -102,6 +113,10 @@ class ResultNotKeptError(BeatlineError):
             f"No result is kept for run {run_id}: its task ignores results, or the hour for which they are kept has "
             "passed. Give the task ignore_result=False; `beatline runs show` has the state of every run."
         )
+
+
+class RunDeadError(BeatlineError):
+    """The run whose result was asked for is dead: it has none, and nobody goes on trying. The text has the reason."""
 
 
 class AttachError(BeatlineError):

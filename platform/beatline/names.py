@@ -60,6 +60,14 @@ def slot_run_id(schedule_id: UUID, slot_iso: str) -> str:
     return str(uuid5(_RUN_IDS, f"{schedule_id}|{slot_iso}"))
 
 
+def successor_run_id(run_id: str, place: str) -> str:
+    """The id of a run that another one calls when it ends, or of a group in there: the same however often it is called.
+
+    `place` is where it stands in the other one's message, such as `link.0.body`.
+    """
+    return str(uuid5(_RUN_IDS, f"{run_id}|{place}"))
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """Every Redis key of one installation. What has no time to live is named in `permanent`."""
@@ -94,6 +102,17 @@ class Keys:
         return f"{self.prefix}epoch"
 
     @property
+    def since(self) -> str:
+        """String: the epoch it is about, when that began in ms of the server's clock, 1 if data of an earlier epoch were
+        there, run id of the server. `ledger/epochs.py` reads and writes it, and `claim.lua`."""
+        return f"{self.prefix}epoch:since"
+
+    @property
+    def settled(self) -> str:
+        """String: the data set that every live worker has met, as `epochs.Server.data_set` names it."""
+        return f"{self.prefix}epoch:settled"
+
+    @property
     def fence(self) -> str:
         """String: the counter below the epoch in a fence."""
         return f"{self.prefix}fence"
@@ -114,4 +133,4 @@ class Keys:
     @property
     def permanent(self) -> tuple[str, ...]:
         """Keys that live as long as the installation."""
-        return (self.leases, self.events, self.epoch, self.fence)
+        return (self.leases, self.events, self.epoch, self.since, self.settled, self.fence)

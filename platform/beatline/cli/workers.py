@@ -19,6 +19,6 @@ def command(as_json: AsJson = False) -> None:
     emit(
         found,
         as_json=False,
-        columns=("name", "queues", "pool", "slots", "pid", "leases", "ended", "up_s", "answers"),
+        columns=("name", "queues", "pool", "slots", "leaked", "pid", "leases", "ended", "up_s", "answers"),
         empty="No worker answers: start one with `beatline worker -Q default`, or all with `beatline up`.",
     )

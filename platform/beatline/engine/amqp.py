@@ -11,10 +11,12 @@ from celery.utils.saferepr import saferepr
 from beatline.clock import utc_now
 from beatline.engine import headers as h
 from beatline.engine.seams import AMQP, Router
+from beatline.engine.successors import name_successors
 from beatline.engine.transport import Connection
 from beatline.errors import UnknownQueueError
 from beatline.names import check_run_id
 from beatline.secrets import mask
+from beatline.task import policies
 
 
 class BeatlineRouter(Router):
@@ -41,12 +43,15 @@ class BeatlineAMQP(AMQP):
     def as_task_v2(
         self, task_id: str, name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any
     ) -> Any:
-        """Celery's protocol 2, with values under secret-looking keys masked in what is shown of the arguments."""
+        """Celery's protocol 2, with secrets masked in what is shown of the arguments, and an id for every link."""
         if options.get("argsrepr") is None:
             options["argsrepr"] = saferepr(mask(args), self.argsrepr_maxsize) if args else "()"
         if options.get("kwargsrepr") is None:
             options["kwargsrepr"] = saferepr(mask(kwargs), self.kwargsrepr_maxsize) if kwargs else "{}"
-        return super().as_task_v2(task_id, name, args, kwargs, *rest, **options)
+        message = super().as_task_v2(task_id, name, args, kwargs, *rest, **options)
+        embed: dict[str, Any] = message.body[2]
+        embed.update(name_successors(embed, task_id))
+        return message
 
     def _create_task_sender(self) -> Callable[..., Any]:
         send = super()._create_task_sender()
@@ -56,11 +61,20 @@ class BeatlineAMQP(AMQP):
         ) -> Any:
             task_id = check_run_id(message.headers[h.RUN_ID])
             wire = {**(headers or {}), **self.run_headers(task_id, headers or {})}
+            wire.pop(h.ON_LOST, None)
+            wire |= policies.wire(self.app.tasks, name, headers or {})
+            if self._asks_again(task_id) and policies.is_strict(self.app.current_worker_task):
+                wire[h.COMMIT] = 1
             if h.STORED in wire and not wire[h.STORED]:
                 del wire[h.STORED]
             return send(producer, name, message, headers=wire, **options)
 
         return send_task_message
+
+    def _asks_again(self, task_id: str) -> bool:
+        """Whether the run that is executed here asks for its own next attempt."""
+        current = self.app.current_worker_task
+        return current is not None and current.request.id == task_id
 
     def run_headers(self, task_id: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """Beatline's headers for a message about to be sent; `given` are those its sender set or copied.

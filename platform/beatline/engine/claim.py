@@ -9,14 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 from uuid import uuid4
 
+from beatline.engine.doubt import CLOCKS_MS, DOUBTED_AGE_MS, Vouched
+from beatline.engine.kept import KeptEnd, Seen, parse_id
+from beatline.engine.server import Server
 from beatline.installation import RedisClient
 from beatline.ledger.events import FIELD
 from beatline.names import Keys
 
 RECORD_LIFE_S: Final = 24 * 3600
+PARKS: Final = "parks"
+"""The field of a run's record with the fence of an attempt that is not to be repeated, if it is lost after it began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +43,28 @@ class Dropped:
     stands: str
 
 
-Claimed = Lease | Dropped | None
+@dataclass(frozen=True, slots=True)
+class Doubted:
+    """Redis has no record of the run, and may have had one: PostgreSQL has to be asked, in this `epoch`.
+
+    So has all that was sent before `before_ms`. With `hold_s` it has been asked, and whoever held the run before Redis
+    lost data may come back for so long.
+    """
+
+    epoch: int
+    before_ms: int = 0
+    hold_s: float = 0.0
+
+
+Claimed = Lease | Dropped | Doubted | None
 """None: a newer attempt of a run whose older one is still leased; its message belongs back into the queue."""
+
+
+class Renewed(NamedTuple):
+    """What a renewal brought home: the fences of leases that are no longer ours, and what it saw of Redis."""
+
+    gone: frozenset[int]
+    seen: Seen
 
 
 def script_source(name: str) -> str:
@@ -53,8 +78,9 @@ class Claims:
     `lease_s` is how long a lease holds without being renewed. Raises redis.RedisError where Redis does not answer.
     """
 
-    def __init__(self, redis: RedisClient, keys: Keys, lease_s: float) -> None:
+    def __init__(self, redis: RedisClient, keys: Keys, lease_s: float, server: Server | None = None) -> None:
         self._redis, self._keys = redis, keys
+        self._server = server or Server()
         self._lease_ms = int(lease_s * 1000)
         self._call: dict[str, Any] = {
             name: redis.register_script(script_source(name))
@@ -62,47 +88,99 @@ class Claims:
         }
 
     def claim(
-        self, run_id: str, attempt: int, worker: str, day: str, epoch: int = 0, token: str = "", accepted: str = ""
+        self,
+        run_id: str,
+        attempt: int,
+        worker: str,
+        day: str,
+        epoch: int = 0,
+        token: str = "",
+        accepted: str = "",
+        *,
+        sent_ms: int | None = None,
+        vouched: Vouched | None = None,
+        known_epoch: int = 0,
     ) -> Claimed:
         """Claim an attempt for one delivery of its message, named by `token`: claiming twice with it is claiming once.
 
-        `accepted` is appended to the ledger's stream if nothing is known of the run yet.
+        `accepted` is appended to the ledger's stream if nothing is known of the run yet. A message with `sent_ms` is
+        doubted if Redis's memory cannot vouch for it (see doubt.py), unless PostgreSQL `vouched` for it. `epoch` is its
+        sender's, `known_epoch` the caller's own: a Redis that knows none begins above both.
         """
         keys = self._keys
         answer = self._call["claim"](
-            [keys.run(run_id), keys.leases, keys.epoch, keys.fence, keys.events],
-            [run_id, attempt, worker, self._lease_ms, day, epoch, RECORD_LIFE_S, accepted, token or uuid4().hex],
-        )
+            [keys.run(run_id), keys.leases, keys.epoch, keys.fence, keys.events, keys.since],
+            [
+                run_id, attempt, worker, self._lease_ms, day, epoch, RECORD_LIFE_S, accepted, token or uuid4().hex,
+                "" if sent_ms is None else sent_ms, DOUBTED_AGE_MS, CLOCKS_MS,
+                vouched.epoch if vouched else 0, "1" if vouched and vouched.running else "0", self._server.run_id,
+                known_epoch,
+            ],
+        )  # fmt: skip
         verdict = _text(answer[0])
         if verdict == "run":
             return Lease(run_id, attempt, int(answer[1]), worker, _text(answer[2]))
+        if verdict == "ask":
+            return Doubted(int(answer[1]), before_ms=int(answer[2]))
+        if verdict == "wait":
+            return Doubted(int(answer[1]), hold_s=int(answer[2]) / 1000)
         return Dropped(_text(answer[1])) if verdict == "drop" else None
 
-    def renew(self, leases: Sequence[Lease]) -> frozenset[int]:
-        """Renew leases, and return the fences of those that are no longer ours."""
-        if not leases:
-            return frozenset()
+    def renew(self, leases: Sequence[Lease]) -> Renewed:
+        """Renew leases, none as well, and say what this Redis is and how far it has been drained."""
+        keys = self._keys
         args: list[Any] = [self._lease_ms, RECORD_LIFE_S]
         for lease in leases:
             args += (lease.run_id, lease.fence, lease.attempt, lease.worker, lease.day)
-        gone = self._call["renew"]([self._keys.leases, *(self._keys.run(lease.run_id) for lease in leases)], args)
-        return frozenset(int(fence) for fence in gone)
+        runs = (keys.run(lease.run_id) for lease in leases)
+        gone, *seen = self._call["renew"]([keys.leases, keys.epoch, keys.since, keys.events, *runs], args)
+        epoch, began, server, first, last = map(_text, seen)
+        return Renewed(
+            frozenset(int(fence) for fence in gone),
+            Seen(
+                epoch=int(epoch) if epoch.isdecimal() else 0,
+                began=began,
+                server=server,
+                first=parse_id(first) if first else None,
+                last=parse_id(last),
+            ),
+        )
+
+    def park_if_lost(self, lease: Lease) -> None:
+        """Note on the run's record that a loss of this attempt, once it began, is not to be followed by another."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(self._keys.run(lease.run_id), PARKS, lease.fence)
+            pipe.expire(self._keys.run(lease.run_id), RECORD_LIFE_S)
+            pipe.execute()
 
     def begin(self, lease: Lease, started: str) -> bool:
         """Count the attempt as begun. False: the lease is no longer ours."""
         return bool(self._call["begin"]([self._keys.run(lease.run_id), self._keys.events], [lease.fence, started]))
 
-    def finish(self, lease: Lease, state: Literal["ended", "closed"], end: str) -> bool:
+    def finish(self, lease: Lease, state: Literal["ended", "closed"], end: str) -> str | None:
         """End the attempt: *ended* is the end of the run, *closed* means that another attempt follows.
 
-        False: the end came too late and was refused.
+        The stream id of its event; None if the end came too late and was refused.
         """
+        taken = self._finish(lease, state, end, "", None)
+        return None if taken is None else _text(taken)
+
+    def finish_again(self, ends: Sequence[KeptEnd]) -> list[str | None]:
+        """Send ends that were taken before once more, in one round trip: the stream ids of their events.
+
+        None: it adds nothing, because Redis has forgotten with it what followed the attempt.
+        """
+        with self._redis.pipeline(transaction=False) as pipe:
+            for end in ends:
+                self._finish(end.lease, end.state, end.said, "{}-{}".format(*end.stream_id), pipe)
+            return [None if taken is None else _text(taken) for taken in pipe.execute()]
+
+    def _finish(self, lease: Lease, state: str, said: str, before: str, client: Any) -> Any:
         keys = self._keys
-        return bool(
-            self._call["finish"](
-                [keys.run(lease.run_id), keys.leases, keys.events],
-                [lease.run_id, lease.fence, lease.attempt, state, lease.day, RECORD_LIFE_S, end],
-            )
+        return self._call["finish"](
+            [keys.run(lease.run_id), keys.leases, keys.events],
+            [lease.run_id, lease.fence, lease.attempt, state, lease.day, RECORD_LIFE_S, said, before],
+            client=client,
         )
 
     def close(self) -> None:

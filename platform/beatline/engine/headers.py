@@ -11,6 +11,8 @@
 | `bl_schedule`  | a schedule's name                                | which schedule fired it                                   |
 | `bl_slot`      | ISO 8601, UTC                                    | the due time it was fired for                             |
 | `bl_stored`    | 1                                                | the run's row with this message is in PostgreSQL already  |
+| `bl_on_lost`   | `dead`                                           | park the run, if it is lost after it began                |
+| `bl_commit`    | 1                                                | from the sender to our transport, never on the wire       |
 | `bl_fence`     | int                                              | added by the worker for its pool child, never on the wire |
 
 Celery copies unknown headers on a retry; the sender overwrites all of them but `bl_day`, `bl_schedule` and `bl_slot`.
@@ -33,4 +35,6 @@ PUBLISHED: Final = "bl_published"
 SCHEDULE: Final = "bl_schedule"
 SLOT: Final = "bl_slot"
 STORED: Final = "bl_stored"
+ON_LOST: Final = "bl_on_lost"
+COMMIT: Final = "bl_commit"
 FENCE: Final = "bl_fence"

@@ -1,5 +1,7 @@
 """Keeps the leases of one worker process: renews them, counts begun attempts, and sends every end until Redis takes it.
 
+After that an end is kept until PostgreSQL has it (see `kept`): a Redis that lost data is told it again.
+
 One native thread with its own connection, so that a task which holds the worker's main thread does not cost it its
 leases. A short run costs two round trips: its begin waits up to BEGIN_LINGER_S to travel with its end.
 """
@@ -10,7 +12,8 @@ import atexit
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -18,6 +21,10 @@ from redis.exceptions import RedisError
 
 from beatline.clock import monotonic_s
 from beatline.engine.claim import Claimed, Claims, Lease
+from beatline.engine.doubt import Vouched
+from beatline.engine.kept import KeptEnd, KeptEnds, parse_id
+from beatline.engine.server import Server
+from beatline.engine.standstill import ON_PREFORK, Standstill
 from beatline.installation import connect_redis
 from beatline.ledger.events import Event, late
 from beatline.logs import get_logger
@@ -25,6 +32,8 @@ from beatline.settings import Settings
 
 BEGIN_LINGER_S: Final = 0.05
 RETRY_S: Final = 0.5
+AGAIN: Final = 200
+"""How many ends are sent again in one round trip; a renewal that comes due goes between two."""
 HUNG_GRACE_S: Final = 10.0
 """How long past its hard limit a run is still thought to end by itself."""
 
@@ -33,17 +42,22 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How an attempt ended: `state` as in Claims.finish, the event that says it, and when an untold attempt began."""
+    """How an attempt ended: `state` as in Claims.finish, the event that says it, and when an untold attempt began.
+
+    One that was `refused` where its task ran is only recorded as late.
+    """
 
     lease: Lease
     state: Literal["ended", "closed"]
     event: Event
     began: float | None = None
+    refused: bool = False
 
 
 @dataclass(slots=True)
 class _Held:
-    """A lease we hold, and how far its run has come here. `untold` is a begin that Redis has not been told of."""
+    """A lease we hold, and how far its run has come here. `untold` is a begin that Redis has not been told of; a lease
+    that `rests` has a run that has ended, and waits for its end to be committed."""
 
     lease: Lease
     handed_over: bool = False
@@ -51,27 +65,36 @@ class _Held:
     untold: Event | None = None
     tell_at: float = 0.0
     hung_at: float = float("inf")
+    task: str = ""
+    rests: bool = False
 
 
 class LeaseKeeper:
     """Every lease this process holds, and the only place that ends one. Thread-safe.
 
     A lease that Redis says is another's is dropped: its task goes on, but its end will be refused. `on_renewed` is
-    called when leases were renewed and a task runs under one of them.
+    called when leases were renewed and a task runs under one of them. `kept` are the ends that PostgreSQL may not have yet.
     """
 
     on_renewed: Callable[[], None] | None = None
 
     def __init__(self, settings: Settings) -> None:
         # A connection of its own saves each call the way through a pool.
-        self._claims = Claims(connect_redis(settings.redis_url, single_connection_client=True), settings.keys,
-                              settings.lease_s)  # fmt: skip
+        server = Server()
+        self._claims = Claims(
+            connect_redis(settings.redis_url, single_connection_client=True, redis_connect_func=server.seen),
+            settings.keys, settings.lease_s, server,
+        )  # fmt: skip
         self._upkeep = Claims(connect_redis(settings.redis_url), settings.keys, settings.lease_s)
         self._renew_s = settings.lease_renew_s
         self._lock = threading.RLock()  # a signal handler may end a request in the middle of us
         self._wake = threading.Event()
         self._held: dict[int, _Held] = {}
         self._ends: deque[End] = deque()
+        self._ended: deque[Event] = deque(maxlen=4)  # the last ones: suspects, where leases lapsed
+        self._standstill = Standstill(settings.lease_s)
+        self.kept = KeptEnds()
+        self._next_renewal = 0.0  # the first is due at once: what this Redis is must be known before an end goes there
         self._sleeps_until = 0.0
         self._away = False
         self._stopping = False
@@ -99,23 +122,46 @@ class LeaseKeeper:
         give_up = monotonic_s() + timeout_s
         for lease in self.held():
             self.abandon(lease, "", begun=False)
-        while self._ends and monotonic_s() < give_up:
-            if not self._once():
-                threading.Event().wait(RETRY_S)
+        self._next_renewal = give_up
+        while (self._ends or len(self.kept)) and monotonic_s() < give_up:
+            if self._once(renew=True) and not self._ends:
+                break
+            threading.Event().wait(RETRY_S)
         for end in self._ends:
             log.error("end_not_sent", run_id=end.lease.run_id, attempt=end.lease.attempt, end=end.event.to_json())
         for claims in (self._claims, self._upkeep):
             claims.close()
 
     def claim(
-        self, run_id: str, attempt: int, worker: str, day: str, epoch: int, token: str, accepted: str = ""
+        self,
+        run_id: str,
+        attempt: int,
+        worker: str,
+        day: str,
+        epoch: int,
+        token: str,
+        accepted: str = "",
+        *,
+        sent_ms: int | None = None,
+        vouched: Vouched | None = None,
     ) -> Claimed:
         """As Claims.claim; a lease that is won is kept from here on. Raises redis.RedisError."""
-        claimed = self._claims.claim(run_id, attempt, worker, day, epoch, token, accepted)
+        known = self.kept.seen
+        claimed = self._claims.claim(
+            run_id, attempt, worker, day, epoch, token, accepted,
+            sent_ms=sent_ms, vouched=vouched, known_epoch=known.epoch if known else 0,
+        )  # fmt: skip
         if isinstance(claimed, Lease):
             with self._lock:
                 self._held[claimed.fence] = _Held(claimed)
         return claimed
+
+    def park_if_lost(self, lease: Lease) -> None:
+        """Tell the reconciler not to repeat this attempt; the message says it only if its sender knew the task."""
+        try:
+            self._upkeep.park_if_lost(lease)
+        except RedisError as exc:
+            log.warning("on_lost_not_noted", run_id=lease.run_id, error=str(exc), then="it is repeated if it is lost")
 
     def hand_over(self, lease: Lease) -> None:
         """The pool has been given the run."""
@@ -123,25 +169,42 @@ class LeaseKeeper:
             if lease.fence in self._held:
                 self._held[lease.fence].handed_over = True
 
-    def begin(self, lease: Lease, started: Event, limit_s: float | None) -> None:
-        """The pool has accepted the run; told to Redis at once if it lasts, with its end if it is short.
+    def begin(self, lease: Lease, started: Event, limit_s: float | None, *, at_once: bool = False) -> None:
+        """The pool has accepted the run; told to Redis soon if it lasts, with its end if it is short, or `at_once`.
 
         Past `limit_s` and a grace its lease is renewed no more: it hangs.
         """
         with self._lock:
             held = self._held.setdefault(lease.fence, _Held(lease))
             held.handed_over = held.accepted = True
+            held.task = started.task
             held.untold, held.tell_at = started, monotonic_s() + BEGIN_LINGER_S
             if limit_s:
                 held.hung_at = monotonic_s() + limit_s + HUNG_GRACE_S
             too_late = self._sleeps_until > held.tell_at
+        if at_once:
+            with suppress(RedisError):  # it is told again, as any other
+                self._claims.begin(lease, started.to_json())
+                held.untold = None
         if too_late:
             self._wake.set()
+
+    def rest(self, lease: Lease) -> None:
+        """The run has ended, and its lease is held and renewed until `finish`."""
+        with self._lock:
+            held = self._held.setdefault(lease.fence, _Held(lease))
+            held.handed_over = held.accepted = held.rests = True
+            held.hung_at = float("inf")
+
+    def confirm(self, leases: Sequence[Lease]) -> frozenset[int]:
+        """Renew leases now, and return the fences of those that have passed to another. Raises redis.RedisError."""
+        return self._upkeep.renew(leases).gone
 
     def finish(self, end: End) -> bool:
         """End an attempt. False: refused. While Redis does not answer the end is kept and sent again, and counts."""
         with self._lock:
             held = self._held.pop(end.lease.fence, None)
+        self._ended.append(end.event)
         if held is not None and held.untold is not None:
             end = replace(end, began=held.untold.at)
         try:
@@ -175,14 +238,14 @@ class LeaseKeeper:
             expired_only=False,
         )
 
-    def forget_waiting(self, *, pool_was_flushed: bool) -> None:
-        """Renew no more what will not run here: messages that no pool was given, or that a flushed pool has thrown away.
-
-        Their leases expire by silence, and the reconciler sends them again.
+    def forget_waiting(self, in_pool: Collection[str] | None) -> None:
+        """Renew no more what will not run here: what the pool was not given, or, `in_pool` being the runs that a flushed
+        pool still has, what it has thrown away. Their leases expire by silence, and the reconciler sends them again.
         """
         with self._lock:
             for fence, held in list(self._held.items()):
-                if not (held.accepted if pool_was_flushed else held.handed_over):
+                stays = held.handed_over if in_pool is None else held.accepted or held.lease.run_id in in_pool
+                if not stays:
                     del self._held[fence]
 
     def holds(self, lease: Lease) -> bool:
@@ -197,44 +260,66 @@ class LeaseKeeper:
             return tuple(held.lease for held in self._held.values() if now < held.hung_at)
 
     def _send(self, claims: Claims, end: End) -> bool:
-        taken = claims.finish(end.lease, end.state, end.event.to_json(began=end.began))
-        if not taken:
+        said, generation = end.event.to_json(began=end.began), self.kept.generation
+        taken = None if end.refused else claims.finish(end.lease, end.state, said)
+        if taken is None:
             claims.tell(late(end.event).to_json())
             log.warning("end_refused", run_id=end.lease.run_id, attempt=end.lease.attempt, fence=end.lease.fence)
-        return taken
+            return False
+        self.kept.keep(KeptEnd(end.lease, end.state, said, parse_id(taken)), generation)
+        return True
 
     def _run(self) -> None:
-        next_renewal = monotonic_s() + self._renew_s
         while not self._stopping:
             with self._lock:
                 begins = (held.tell_at for held in self._held.values() if held.untold is not None)
-                self._sleeps_until = min(next_renewal, min(begins, default=next_renewal))
+                due = 0.0 if self.kept.to_send else self._next_renewal
+                self._sleeps_until = min(due, min(begins, default=due))
             self._wake.wait(max(0.0, self._sleeps_until - monotonic_s()))
             self._wake.clear()
-            renew = monotonic_s() >= next_renewal
+            renew = monotonic_s() >= self._next_renewal
             if renew:
-                next_renewal = monotonic_s() + self._renew_s
+                self._next_renewal = monotonic_s() + self._renew_s
             if not self._once(renew=renew):
                 threading.Event().wait(RETRY_S)  # not `_wake`: every begin sets it
+                self._next_renewal = 0.0  # what Redis still has is to be known as soon as it answers
 
     def _once(self, *, renew: bool = False) -> bool:
         """Do what is due; renewing comes first. False: Redis does not answer."""
         try:
             if renew:
                 self._renew()
+                self._standstill.renewed(self.running(), self._ended)
             self._tell_begun()
             while self._ends:
                 self._send(self._upkeep, self._ends[0])
                 self._ends.popleft()
+            self._send_again()
         except RedisError as exc:
             if not self._away:
                 log.warning("redis_away", error=str(exc), then="keeps leases and ends, and tries again")
             self._away = True
+            self._standstill.away()
             return False
         if self._away:
             log.info("redis_back")
         self._away = False
         return True
+
+    def _send_again(self) -> None:
+        """Send the ends that Redis may have lost, until the next renewal is due."""
+        while batch := self.kept.take(AGAIN):
+            generation = self.kept.generation
+            try:
+                ids = self._upkeep.finish_again(batch)
+            except BaseException:
+                self.kept.put_back(batch)
+                raise
+            for end, stream_id in zip(batch, ids, strict=True):
+                if stream_id is not None:
+                    self.kept.keep(replace(end, stream_id=parse_id(stream_id)), generation)
+            if monotonic_s() >= self._next_renewal:
+                return
 
     def _tell_begun(self) -> None:
         now = monotonic_s()
@@ -249,15 +334,38 @@ class LeaseKeeper:
             held.untold = None
 
     def _renew(self) -> None:
-        gone = self._upkeep.renew(self.held())
+        held = self.held()
+        if not held and not len(self.kept) and self.kept.seen is not None:
+            return
+        gone, seen = self._upkeep.renew(held)
+        if self.kept.see(seen) and self.kept.to_send:
+            log.info("ends_sent_again", count=self.kept.to_send, reason="Redis may have lost them")
         if self.on_renewed is not None and self._at_work():
             self.on_renewed()
         if not gone:
             return
         with self._lock:
             for fence in [fence for fence, held in self._held.items() if held.lease.fence in gone]:
-                lease = self._held.pop(fence).lease
-                log.warning("lease_lost", run_id=lease.run_id, attempt=lease.attempt)
+                lost = self._held.pop(fence)
+                why = {"task": lost.task, "then": "its end will be refused", "why": ON_PREFORK} if lost.accepted else {}
+                log.warning("lease_lost", run_id=lost.lease.run_id, attempt=lost.lease.attempt, **why)
+
+    def running(self, *, hung: bool | None = None) -> tuple[str, ...]:
+        """The runs that hold slots here, as task and run id: those past their hard limit and its grace, the others, or
+        (None) all."""
+        now = monotonic_s()
+        with self._lock:
+            slots = [held for held in self._held.values() if held.accepted and not held.rests]
+        return tuple(
+            f"{held.task} {held.lease.run_id}" for held in slots if hung is None or (now >= held.hung_at) is hung
+        )
+
+    def give_up_waiting(self) -> None:
+        """Let the leases of runs that no pool has begun expire now: this worker will not begin them."""
+        with self._lock:
+            waiting = [held.lease for held in self._held.values() if not held.accepted]
+        for lease in waiting:
+            self.abandon(lease, "", begun=False)
 
     def hung(self) -> int:
         """How many runs here are past their hard limit and its grace, and still hold their slots."""
@@ -268,7 +376,7 @@ class LeaseKeeper:
     def _at_work(self) -> bool:
         now = monotonic_s()
         with self._lock:
-            return any(held.accepted and now < held.hung_at for held in self._held.values())
+            return any(held.accepted and not held.rests and now < held.hung_at for held in self._held.values())
 
     def _stop_at_exit(self, pid: int) -> None:
         if os.getpid() == pid:

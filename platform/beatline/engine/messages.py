@@ -25,6 +25,7 @@ MAX_PRIORITY: Final = 9
 STEPS: Final = (0, 3, 6, 9)
 """kombu's priority steps: one list each; its list 0 is read first."""
 SEPARATOR: Final = "\x06\x16"
+_PARKED: Final = f"{SEPARATOR}parked"
 
 
 def step_of(priority: int, *, low_first: bool = False) -> int:
@@ -42,6 +43,14 @@ def list_key(keys: Keys, queue: str, priority: int, *, low_first: bool = False) 
     """The full Redis key of the list that a message of this priority goes to."""
     step = step_of(priority, low_first=low_first)
     return keys.queue(f"{queue}{SEPARATOR}{step}" if step else queue)
+
+
+def parked_key(list_key: str) -> str:
+    """Beside a list of a queue: the one that holds what cannot be claimed before PostgreSQL answers. Nobody pops from it.
+
+    It is one of the queue's lists, and the newest message is at the left in it too.
+    """
+    return f"{list_key}{_PARKED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,14 @@ def next_attempt(payload: str | bytes, attempt: int, epoch: int = 0) -> StoredMe
     message["headers"] |= {h.ATTEMPT: attempt, h.EPOCH: epoch, h.PUBLISHED: utc_now().timestamp(), h.STORED: 1}
     message["properties"] |= {"delivery_tag": str(uuid4())}
     return StoredMessage.parse(json.dumps(message))
+
+
+def parks(payload: str | bytes | None) -> bool:
+    """Whether a message says that its run is parked if it is lost after it began; what is no message says nothing."""
+    try:
+        return bool(json.loads(payload or "")["headers"].get(h.ON_LOST) == "dead")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def new_message(

@@ -15,6 +15,7 @@ from kombu.serialization import dumps
 from beatline.engine import headers as h
 from beatline.engine.messages import StoredMessage, list_key, new_message
 from beatline.ledger.events import FIELD
+from beatline.task import policies
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -98,6 +99,7 @@ def _built(
         soft_time_limit=route.get("soft_time_limit"),
     )
     head = built.headers | amqp.run_headers(wanted.run_id, {h.DAY: wanted.day}) | {h.STORED: 1} | (extra or {})
+    head |= policies.wire(app.tasks, task, {})
     level = priority if priority is not None else route.get("priority")
     content_type, encoding, text = dumps(built.body, serializer="json")
     properties = {**built.properties, "priority": int(level or 0)}

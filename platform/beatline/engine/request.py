@@ -6,11 +6,13 @@ way round the end would be lost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
-from billiard.exceptions import WorkerLostError
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.state import task_ready
 from kombu.utils.encoding import safe_repr
@@ -20,16 +22,27 @@ from redis.exceptions import RedisError
 from beatline.clock import utc_now
 from beatline.engine import headers as h
 from beatline.engine.claim import Lease
+from beatline.engine.deaths import death_reason, largest_child_mb
 from beatline.engine.lease import End, LeaseKeeper
 from beatline.engine.messages import list_key, next_attempt
 from beatline.engine.seams import ExceptionWithTraceback, Request
+from beatline.engine.strict import Uncommitted, strict_ends_of
+from beatline.engine.worker import installation_of
+from beatline.failpoints import reach
 from beatline.ledger.events import SHOWN_CHARS, TRACEBACK_CHARS, Event, storable
 from beatline.ledger.states import EventKind
 from beatline.logs import get_logger
 from beatline.task.base import Replaced
+from beatline.task.guard import LeaseLost
+from beatline.task.policies import is_strict, parks_when_lost
 
 if TYPE_CHECKING:
     from beatline.settings import Settings
+
+_DEADLY: Final = (TimeLimitExceeded, WorkerLostError, SystemExit, KeyboardInterrupt)
+"""What a pool process does not outlive."""
+KILLED_WITHIN_S: Final = 1.0
+"""When a process that ran into its hard limit is gone: billiard sends SIGTERM, and SIGKILL a tenth of a second later."""
 
 log = get_logger(__name__)
 
@@ -61,6 +74,8 @@ class LeasedRequest(Request):
 
     claim: ClaimedMessage
     _ended = False
+    _largest_child_mb = 0
+    _uncommitted: Uncommitted | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Put ours around the methods of the subclass that Celery makes for each task, which replace its base's."""
@@ -89,8 +104,11 @@ class LeasedRequest(Request):
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """A pool took the run: the attempt begins."""
+        self._largest_child_mb = largest_child_mb()
         limit_s = self._given_limit_s or (self.claim.limits and self.claim.limits.hard_s)
-        self.claim.keeper.begin(self.claim.lease, self.event(EventKind.STARTED), limit_s)
+        # What is parked once it has begun must not be thought not to have, should this process die right now.
+        at_once = parks_when_lost(self.task)
+        self.claim.keeper.begin(self.claim.lease, self.event(EventKind.STARTED), limit_s, at_once=at_once)
         super().on_accepted(pid, time_accepted)
 
     def returned(self, celery: Any, outcome: Any, options: dict[str, Any]) -> Any:
@@ -102,15 +120,20 @@ class LeasedRequest(Request):
         if failed and isinstance(_raised(shown), SystemExit | KeyboardInterrupt):
             # Celery would raise it here, in the worker: the task asked for its own end, not for the worker's.
             return self._fail_quietly(shown)
+        reach("worker.returned")
         if not failed:
             self.end(EventKind.SUCCEEDED, result=str(shown), runtime_s=runtime)
         return self._guarded(celery, self, outcome, **options)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """A soft limit is the task's affair; the hard one ends it."""
-        if not soft:
-            self.end(EventKind.FAILED, error=f"TimeLimitExceeded({timeout})", reason="it ran into its hard time limit")
-        self._guarded(super().on_timeout, soft, timeout)
+        """A soft limit is the task's affair; the hard one ends the attempt with its process.
+
+        Celery's own answer stores a failure and calls the errbacks, and says so after `on_failure` has been told.
+        """
+        if soft:
+            self._guarded(super().on_timeout, soft, timeout)
+        elif not self._ended:
+            self.on_failure(_Told(TimeLimitExceeded(timeout)))
 
     def on_retry(self, exc_info: Any) -> None:
         """The task asked for another attempt, whose message is in its queue already."""
@@ -120,17 +143,25 @@ class LeasedRequest(Request):
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """The task raised, or the process that ran it died."""
         exc = _raised(exc_info)
-        if self._died(exc):
-            self._lost(exc)
+        if return_ok and isinstance(exc, TimeLimitExceeded):
+            self._fail_quietly(exc_info)  # another run's limit, which the task met in that run's result
+        elif self._died(exc):
+            self._lost(exc, death_reason(exc, self._largest_child_mb))
+        elif isinstance(exc, LeaseLost) and not exc.known:
+            self._lost(exc, "Redis did not answer for long, when its end was to be published")
         elif isinstance(exc, MemoryError):
             self._fail_quietly(exc_info)  # Celery would end the worker
-        else:
-            self._end_raised(exc, exc_info)
+        elif self._end_raised(exc, exc_info) and not isinstance(exc, TimeLimitExceeded):
             self._guarded(super().on_failure, exc_info, send_failed_event, return_ok)
+        else:
+            self._leave()
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
-        self.end(EventKind.CANCELLED, reason=reason)
-        super()._announce_revoked(reason, terminated, signum, expired)
+        if self.end(EventKind.CANCELLED, reason=reason):
+            super()._announce_revoked(reason, terminated, signum, expired)
+        else:
+            self._already_revoked = True
+            self._leave()
 
     def reject(self, requeue: bool = False) -> None:
         """A message that is to be tried again goes back as the run's next attempt; any other is buried."""
@@ -138,7 +169,11 @@ class LeasedRequest(Request):
             self._give_back()
         elif not requeue:
             self.end(EventKind.DEAD, reason="its message was rejected")
-        super().reject(requeue=False)
+        self._settle(partial(super().reject, requeue=False))
+
+    def acknowledge(self) -> None:
+        """Acknowledge the message; that of a strict task only when its end is committed."""
+        self._settle(super().acknowledge)
 
     # What we make of it.
 
@@ -154,33 +189,58 @@ class LeasedRequest(Request):
             return True
         self._ended = True
         state: Literal["ended", "closed"] = "closed" if kind in (EventKind.RETRIED, EventKind.REPLACED) else "ended"
-        return self.claim.keeper.finish(End(self.claim.lease, state, self.event(kind, **facts)))
+        end = End(self.claim.lease, state, self.event(kind, **facts))
+        if state == "ended" and is_strict(self.task):
+            self._uncommitted = strict_ends_of(self.claim.keeper, installation_of(self.task.app)).add(end)
+            return True
+        return self.claim.keeper.finish(end)
+
+    def _settle(self, settle: Callable[[], None]) -> None:
+        if self._uncommitted is None:
+            settle()
+        else:
+            self._uncommitted.then(settle)
 
     def event(self, kind: EventKind, **facts: Any) -> Event:
         """What the ledger is told of this attempt."""
         return attempt_event(self.claim, self.type, kind, **facts)
 
-    def _end_raised(self, exc: Any, exc_info: Any) -> None:
+    def _end_raised(self, exc: Any, exc_info: Any) -> bool:
+        """End the attempt, if it is not ended elsewhere. False: refused, so nobody is to be told of it either."""
+        if isinstance(exc, LeaseLost):
+            return self._refused(exc)
         if isinstance(exc, Replaced):
-            self.end(EventKind.REPLACED)
-        elif isinstance(exc, Ignore):
-            self.end(EventKind.SUCCEEDED, reason="the task asked for its end to be ignored")
-        elif isinstance(exc, Reject):
+            return self.end(EventKind.REPLACED)
+        if isinstance(exc, Ignore):
+            return self.end(EventKind.SUCCEEDED, reason="the task asked for its end to be ignored")
+        if isinstance(exc, Reject):
             rejected: Any = exc
-            if not rejected.requeue:
-                self.end(EventKind.DEAD, error=safe_repr(rejected.reason), reason="the task rejected its message")
-        elif isinstance(exc, Retry) or self._already_revoked or self._already_cancelled or _terminated(exc):
-            pass  # on_retry and _announce_revoked end it; Celery queues a cancelled one again
-        elif isinstance(exc, WorkerLostError | SystemExit | KeyboardInterrupt):
-            self.end(EventKind.SUCCEEDED, reason="its process died after the result was kept")
-        else:
-            self._end_failed(exc, exc_info)
+            return bool(rejected.requeue) or self.end(
+                EventKind.DEAD, error=safe_repr(rejected.reason), reason="the task rejected its message"
+            )
+        if isinstance(exc, Retry) or self._already_revoked or self._already_cancelled or _terminated(exc):
+            return True  # on_retry and _announce_revoked end it; Celery queues a cancelled one again
+        if isinstance(exc, _DEADLY):
+            return self.end(EventKind.SUCCEEDED, reason="its process died after the result was kept")
+        return self._end_failed(exc, exc_info)
 
-    def _end_failed(self, exc: BaseException, exc_info: Any) -> None:
+    def _refused(self, lost: LeaseLost) -> bool:
+        """Its process found the lease lost, and has published nothing: a wiped Redis is not to take the end after all."""
+        if not self._ended:
+            self._ended = True
+            self.claim.keeper.finish(End(self.claim.lease, "ended", self.event(lost.how), refused=True))
+        return False
+
+    def _leave(self) -> None:
+        """Acknowledge the message of an attempt of whose end nobody is told."""
+        task_ready(self)
+        self.acknowledge()
+
+    def _end_failed(self, exc: BaseException, exc_info: Any) -> bool:
         retries = int(self.request_dict.get("retries") or 0)
         limit = self.task.max_retries
         used_up = retries > 0 and limit is not None and retries >= limit
-        self.end(
+        return self.end(
             EventKind.DEAD if used_up else EventKind.FAILED,
             error=safe_repr(exc),
             traceback=str(exc_info.traceback)[-TRACEBACK_CHARS:],
@@ -197,18 +257,25 @@ class LeasedRequest(Request):
     def _died(self, exc: object) -> bool:
         if self._already_revoked or self._already_cancelled or self._ended:
             return False
-        if not isinstance(exc, WorkerLostError | SystemExit | KeyboardInterrupt):
+        if not isinstance(exc, _DEADLY):
             return False
         return self.ignore_result or not self._success_was_stored()
 
-    def _lost(self, exc: object) -> None:
-        """Its pool process died: the reconciler decides whether the run is tried again."""
+    def _lost(self, exc: object, reason: str) -> None:
+        """The attempt ends without an end: the reconciler decides whether the run is tried again."""
         task_ready(self)
-        self.claim.keeper.abandon(self.claim.lease, f"its pool process died: {exc}")
+        give_up = partial(self.claim.keeper.abandon, self.claim.lease, reason)
+        if isinstance(exc, TimeLimitExceeded):
+            # The pool kills the process after it has told us; until it is gone, no other attempt is to begin.
+            timer = threading.Timer(KILLED_WITHIN_S, give_up)
+            timer.daemon = True
+            timer.start()
+        else:
+            give_up()
         self._ended = True
         self.acknowledge()
         self.send_event("task-retried", exception=safe_repr(exc), traceback="")
-        log.warning("pool_process_died", run_id=self.id, task=self.name, error=str(exc))
+        log.warning("attempt_lost", run_id=self.id, task=self.name, reason=reason)
 
     def _give_back(self) -> None:
         claim = self.claim
@@ -254,6 +321,13 @@ def attempt_event(claim: ClaimedMessage, task: str, kind: EventKind, **facts: An
         fence=claim.lease.fence,
         **facts,
     )
+
+
+class _Told(NamedTuple):
+    """What carries an exception home, without a traceback."""
+
+    exception: BaseException
+    traceback: str = ""
 
 
 def _raised(exc_info: Any) -> Any:

@@ -13,8 +13,10 @@ __all__ = [
     "AMQP",
     "AsyncResult",
     "Channel",
+    "Chord",
     "Connection",
     "ExceptionWithTraceback",
+    "Group",
     "Logging",
     "RedisQoS",
     "Request",
@@ -112,7 +114,9 @@ if TYPE_CHECKING:
     class VirtualQoS:
         """kombu.transport.virtual.base.QoS: deliveries that are open, in memory"""
 
+        channel: Any
         _delivered: dict[str, Any]
+        _dirty: set[str]
 
         def __init__(self, channel: Any, prefetch_count: int = 0) -> None: ...
         def append(self, message: Any, delivery_tag: str) -> None: ...
@@ -123,6 +127,7 @@ if TYPE_CHECKING:
 
         def append(self, message: Any, delivery_tag: str) -> None: ...
         def ack(self, delivery_tag: str) -> None: ...
+        def _remove_from_indices(self, delivery_tag: str) -> Any: ...
         def reject(self, delivery_tag: str, requeue: bool = False) -> None: ...
         def restore_unacked(self, client: Any = None) -> None: ...
 
@@ -143,6 +148,21 @@ if TYPE_CHECKING:
 
         exc: BaseException
 
+    class Chord(dict[str, Any]):
+        """celery.chord"""
+
+        app: Any
+        options: dict[str, Any]
+        tasks: Any
+
+        def freeze(self, *args: Any, **options: Any) -> Any: ...
+        def clone(self, *args: Any, **options: Any) -> Any: ...
+
+    class Group(dict[str, Any]):
+        """celery.group"""
+
+        def __init__(self, *tasks: Any, **options: Any) -> None: ...
+
     class Logging:
         """celery.app.log.Logging"""
 
@@ -161,6 +181,7 @@ if TYPE_CHECKING:
         def include_if(self, parent: Any) -> bool: ...
         def start(self, parent: Any) -> None: ...
         def stop(self, parent: Any) -> None: ...
+        def info(self, parent: Any) -> Any: ...
 
     class AsyncResult:
         """celery.result.AsyncResult"""
@@ -175,6 +196,8 @@ if TYPE_CHECKING:
 else:
     from billiard.einfo import ExceptionWithTraceback
     from celery import Task
+    from celery import chord as Chord
+    from celery import group as Group
     from celery.app.amqp import AMQP
     from celery.app.log import Logging
     from celery.app.routes import Router

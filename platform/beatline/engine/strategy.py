@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
@@ -26,7 +27,10 @@ from redis.exceptions import RedisError
 
 from beatline.clock import monotonic_s, utc_now
 from beatline.engine import headers as h
-from beatline.engine.claim import Claimed, Dropped, Lease
+from beatline.engine.asking import Known
+from beatline.engine.claim import Claimed, Doubted, Dropped, Lease
+from beatline.engine.doubt import sent_ms, was_redelivered
+from beatline.engine.doubts import Doubtful, doubts_of
 from beatline.engine.lease import End, LeaseKeeper
 from beatline.engine.messages import accepted_event, attempt_of, is_run
 from beatline.engine.request import ClaimedMessage, Limits, attempt_event
@@ -38,6 +42,7 @@ from beatline.logs import get_logger
 from beatline.names import check_run_id
 from beatline.queues.routing import known_queues
 from beatline.secrets import mask
+from beatline.task.policies import is_marked, mark, parks_when_lost
 
 LATER_S: Final = 0.25
 """How long a message waits whose run's older attempt is still leased, before it goes back to its queue."""
@@ -62,6 +67,7 @@ class _Wanted:
     epoch: int
     queue: str
     accepted: str
+    sent_ms: int | None
 
 
 def leased(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
@@ -69,18 +75,32 @@ def leased(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
     inner = celery_strategy.default(task, app, consumer)
     keeper, settings = keeper_of(app), settings_of(app)
     limits = _limits(settings.queues, consumer)
+    parks = parks_when_lost(task)
+    doubts = doubts_of(app)
 
     def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **options: Any) -> Any:
+        if parks:
+            mark(message.headers)
         wanted = _read(message)
-        claimed = _claim(keeper, wanted, consumer.hostname)
-        message.settled = claimed is not None
+        claimed = _claim(keeper, wanted, consumer.hostname, doubts.known(wanted.run_id, wanted.attempt))
+        message.settled = isinstance(claimed, Lease | Dropped)
         if isinstance(claimed, Lease):
+            message._raw["headers"] = message.headers
             claim = ClaimedMessage(claimed, keeper, settings, wanted.queue, limits.get(wanted.queue))
             message.claimed = claim
+            if parks and not is_marked(message.headers):
+                keeper.park_if_lost(claimed)
             return _bury_if_it_fails(claim, wanted.task, inner, message, body, ack, reject, callbacks, **options)
         if isinstance(claimed, Dropped):
             log.info("message_dropped", run_id=wanted.run_id, attempt=wanted.attempt, stands=claimed.stands)
             return ack(_celery_log, consumer.connection_errors)
+        if isinstance(claimed, Doubted):
+            message.headers = message._raw["headers"]  # as it came: it is read once more, or goes back to Redis
+            again = partial(handle, message, body, ack, reject, callbacks, **options)
+            acknowledge = partial(ack, _celery_log, consumer.connection_errors)
+            came_from = doubts.list_of(message, wanted.queue)
+            doubtful = Doubtful(consumer, message, wanted.run_id, wanted.attempt, came_from, again, acknowledge)
+            return doubts.keep(claimed, doubtful)
         log.info("message_waits_for_older_attempt", run_id=wanted.run_id, attempt=wanted.attempt)
         return consumer.timer.call_after(LATER_S, reject, (_celery_log, consumer.connection_errors, True))
 
@@ -114,11 +134,17 @@ def _bury_if_it_fails(claim: ClaimedMessage, task: str, call: Callable[..., Any]
         raise InvalidTaskError(safe_repr(exc)) from exc
 
 
-def _claim(keeper: LeaseKeeper, wanted: _Wanted, worker: str) -> Claimed:
+def _claim(keeper: LeaseKeeper, wanted: _Wanted, worker: str, known: Known | None) -> Claimed:
+    if known is not None and known.fate == "drop":
+        return Dropped(known.state)
+    vouched = known.vouched if known is not None else None
     give_up, token = monotonic_s() + CLAIM_PATIENCE_S, f"{_PROCESS}.{next(_deliveries)}"
     while True:
         try:
-            return keeper.claim(wanted.run_id, wanted.attempt, worker, wanted.day, wanted.epoch, token, wanted.accepted)
+            return keeper.claim(
+                wanted.run_id, wanted.attempt, worker, wanted.day, wanted.epoch, token, wanted.accepted,
+                sent_ms=wanted.sent_ms, vouched=vouched,
+            )  # fmt: skip
         except RedisError as exc:
             if monotonic_s() > give_up:
                 raise
@@ -132,6 +158,7 @@ def _read(message: Any) -> _Wanted:
     if not is_run(head):
         raise InvalidTaskError("a message of Celery's protocol 1, which has no run id in its headers")
     try:
+        sent = sent_ms(head, redelivered=was_redelivered(head, message.delivery_info or {}))
         accepted = "" if head.get(h.V) else _introduce(message)
         return _Wanted(
             run_id=check_run_id(head[h.RUN_ID]),
@@ -141,6 +168,7 @@ def _read(message: Any) -> _Wanted:
             epoch=max(0, int(head.get(h.EPOCH) or 0)),
             queue=_queue_of(message),
             accepted=accepted,
+            sent_ms=sent,
         )
     except (ValueError, TypeError, KeyError, DecodeError, ContentDisallowed, NameRefusedError) as exc:
         raise InvalidTaskError(safe_repr(exc)) from exc
@@ -158,7 +186,8 @@ def _introduce(message: Any) -> str:
     Nobody masked what such a message shows of its arguments, so it is done here.
     """
     args, kwargs, *_ = message.payload
-    message.headers |= {
+    message.headers = {
+        **message.headers,
         h.V: h.VERSION,
         h.ATTEMPT: attempt_of(message.headers),
         h.DAY: utc_now().date().isoformat(),

@@ -20,15 +20,19 @@ from beatline.clock import utc_now
 from beatline.engine import headers as h
 from beatline.engine.lease import LeaseKeeper
 from beatline.engine.messages import attempt_of
+from beatline.engine.reconnecting import in_pool, keep_what_is_handed_over
 from beatline.engine.seams import Logging, StartStopStep
+from beatline.engine.strict import stop_strict_ends
 from beatline.errors import NameRefusedError
 from beatline.installation import Installation
 from beatline.ledger.events import FIELD, SHOWN_CHARS, Event, storable
 from beatline.ledger.states import EventKind
 from beatline.logs import bind_run, clear_run, configure, get_logger
 from beatline.names import check_run_id
+from beatline.queues.census import LEAKED
 from beatline.settings import Settings
 from beatline.task.base import adopt
+from beatline.task.policies import is_strict
 
 CONF_KEY: Final = "beatline"
 """The key of a Celery app's configuration that holds its Installation."""
@@ -62,20 +66,33 @@ def keeper_of(app: Any) -> LeaseKeeper:
     return keeper
 
 
+def take_keeper(app: Any) -> LeaseKeeper | None:
+    """The keeper of an app, for who stops it; from then on it is nobody else's to stop."""
+    return _keepers.pop((os.getpid(), id(app)), None)
+
+
 class Leases(StartStopStep):
     """A step of the consumer: adopts the tasks before their strategies are built, and keeps the leases."""
 
     requires = ("celery.worker.consumer.events:Events",)
 
     def include_if(self, parent: Any) -> bool:
-        """Every worker of a Beatline app has it."""
+        """Every worker of a Beatline app has it. Raises TaskOptionError, and KeyMissingError if a strict task's retry
+        could not be sealed here."""
         for task in parent.app.tasks.values():
             adopt(task)
+            if is_strict(task):
+                _ = installation_of(parent.app).keyring
         return True
 
     def start(self, parent: Any) -> None:
         """Begin to renew, in the process that receives messages."""
         keeper_of(parent.app).start()
+        keep_what_is_handed_over(parent.pool)
+
+    def info(self, parent: Any) -> dict[str, Any]:
+        """What `inspect stats` says of the leases here."""
+        return {LEAKED: len(keeper_of(parent.app).running(hung=True))}
 
     def stop(self, parent: Any) -> None:
         """The connection was lost: what the restarting consumer has thrown away will not run here.
@@ -83,9 +100,7 @@ class Leases(StartStopStep):
         A worker that stops keeps all its leases until its pool has ended and the broker has taken its messages back.
         """
         if parent.blueprint.state == _RUNNING:
-            # Only prefork has a way to flush, and sets it on the instance; the others keep what they were given.
-            pool: dict[str, Any] = getattr(parent.pool, "__dict__", {})
-            keeper_of(parent.app).forget_waiting(pool_was_flushed=bool(pool.get("flush")))
+            keeper_of(parent.app).forget_waiting(in_pool(parent.pool))
 
 
 class WorkerLogging(Logging):
@@ -131,8 +146,9 @@ def _init_pool_process(**_: Any) -> None:
 
 
 def _stop_keeper(sender: Any, **_: Any) -> None:
-    keeper = _keepers.pop((os.getpid(), id(sender.app)), None)
+    keeper = take_keeper(sender.app)
     if keeper is not None:
+        stop_strict_ends(keeper)
         keeper.stop()
 
 

@@ -41,37 +41,42 @@ _SESSION: Final = """
 LOCK_NOT_AVAILABLE: Final = "55P03"
 _UNDEFINED: Final = frozenset({"42P01", "3F000"})  # no such table, no such schema
 
-_engines: dict[tuple[str, str, str], Engine] = {}
+_QUICK_S: Final = 2
+
+_engines: dict[tuple[str, str, str, bool], Engine] = {}
 _opening = threading.Lock()
 
 
-def open_engine(settings: Settings) -> Engine:
+def open_engine(settings: Settings, *, quick: bool = False) -> Engine:
     """The engine of these settings: one a process, and never a socket of the parent's after a fork.
 
-    Connects when first used. Statements on `model`'s tables reach the schemas that the settings name.
+    Connects when first used. Statements on `model`'s tables reach the schemas that the settings name. A `quick` one is
+    for a single thread that would rather have no answer than wait: two seconds for a connection, and for a statement.
     """
-    key = (settings.database_url, settings.database_schema, settings.data_schema)
+    key = (settings.database_url, settings.database_schema, settings.data_schema, quick)
     with _opening:
         engine = _engines.get(key)
         if engine is None:
-            engine = _engines[key] = _create(settings)
+            engine = _engines[key] = _create(settings, quick=quick)
         return engine
 
 
-def _create(settings: Settings) -> Engine:
+def _create(settings: Settings, *, quick: bool) -> Engine:
     engine = create_engine(
         settings.database_url,
-        pool_size=4,
-        max_overflow=16,
+        pool_size=1 if quick else 4,
+        max_overflow=0 if quick else 16,
         pool_timeout=10,
         pool_pre_ping=True,
-        connect_args=dict(_CONNECT),
+        connect_args={**_CONNECT, **({"connect_timeout": _QUICK_S} if quick else {})},
         hide_parameters=True,  # arguments and sealed secrets stay out of tracebacks and logs
         execution_options={
             "schema_translate_map": {SCHEMA: settings.database_schema, DATA_SCHEMA: settings.data_schema}
         },
     )
     event.listen(engine, "connect", _start_session)
+    if quick:
+        event.listen(engine, "connect", _hurry)
     event.listen(engine, "handle_error", _leave_out_values)
     return engine
 
@@ -81,6 +86,13 @@ def _start_session(connection: Any, _record: object) -> None:
     connection.autocommit = True
     with connection.cursor() as cursor:
         cursor.execute(_SESSION)
+    connection.autocommit = False
+
+
+def _hurry(connection: Any, _record: object) -> None:
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET statement_timeout TO '{_QUICK_S}s'")
     connection.autocommit = False
 
 

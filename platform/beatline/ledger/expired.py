@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection
 
-from beatline.engine.claim import Claims
-from beatline.engine.messages import StoredMessage, list_key, next_attempt
+from beatline.engine.claim import PARKS, Claims
+from beatline.engine.messages import StoredMessage, list_key, next_attempt, parks
+from beatline.engine.obituary import Obituary
 from beatline.errors import SecretError
 from beatline.failpoints import reach
 from beatline.ledger.apply import message_binding
+from beatline.ledger.commit import commit
 from beatline.ledger.database import open_engine, sql
 from beatline.ledger.epochs import Server
 from beatline.ledger.events import FIELD, Event
@@ -40,7 +42,7 @@ _ATTEMPTS: Final = """
     FROM {schema}.run_days d JOIN {schema}.attempts a ON a.day = d.day AND a.run_id = d.id WHERE d.id = ANY(:ids)
     ORDER BY a.run_id, a.attempt
 """
-_RECORD: Final = ("state", "attempt", "fence", "worker", "begun", "lost_reason")
+_RECORD: Final = ("state", "attempt", "fence", "worker", "begun", "lost_reason", PARKS)
 
 log = get_logger(__name__)
 
@@ -75,6 +77,7 @@ class _Lease:
     worker: str | None
     begun: bool
     why: str
+    parks: bool
 
 
 class ExpiredLeases:
@@ -86,6 +89,7 @@ class ExpiredLeases:
         self._redis: Any = redis
         self._keys = installation.keys
         self._claims = Claims(redis, installation.keys, installation.settings.lease_s)
+        self._obituary = Obituary(installation)
         self._told: set[str] = set()
 
     def put_back(self, server: Server, *, abandoned_only: bool) -> None:
@@ -138,10 +142,16 @@ class ExpiredLeases:
             return
         current, before = _current(lease, past, attempt), _lost_before(past, attempt)
         _check_complete(past, attempt)
-        fate = decide_lost(before, current)
-        again = fate if isinstance(fate, Dead) else self._next(lease.run_id, past, fate.attempt, server)
+        plain = self._message(lease.run_id, past)
+        fate = decide_lost(before, current, parks=lease.parks or parks(plain))
+        again = fate if isinstance(fate, Dead) else self._next(plain, fate.attempt, server)
         if isinstance(again, Dead):
-            self._finish(lease, [_event(EventKind.DEAD, lease.run_id, past, current, server, again.reason)], None)
+            dead = _event(EventKind.DEAD, lease.run_id, past, current, server, again.reason)
+            if self._finish(lease, [dead], None) and plain is not None:
+                try:
+                    commit(self._installation, [dead], lambda: True)  # who is told may look it up
+                finally:
+                    self._obituary.tell(plain, again.reason)
             log.error("run_dead", run_id=lease.run_id, task=past.task, reason=again.reason)
             return
         kind = EventKind.LOST if current.begun else EventKind.RETURNED
@@ -151,24 +161,28 @@ class ExpiredLeases:
             "run_put_back", run_id=lease.run_id, task=past.task, attempt=again.attempt, reason=current.why or "stopped"
         )
 
-    def _next(self, run_id: str, past: _Past, attempt: int, server: Server) -> StoredMessage | Dead:
+    def _message(self, run_id: str, past: _Past) -> bytes | None:
         if past.message is None:
+            return None
+        return self._installation.keyring.decrypt(past.message, bound_to=message_binding(run_id))
+
+    def _next(self, plain: bytes | None, attempt: int, server: Server) -> StoredMessage | Dead:
+        if plain is None:
             return Dead("its worker died, and its message was too large to be kept for another attempt")
-        plain = self._installation.keyring.decrypt(past.message, bound_to=message_binding(run_id))
         try:
             return next_attempt(plain, attempt, server.epoch or 0)
         except ValueError as exc:
             return Dead(f"its worker died, and its message cannot be sent again: {exc}")
 
-    def _finish(self, lease: _Lease, events: Sequence[Event], again: StoredMessage | None) -> None:
+    def _finish(self, lease: _Lease, events: Sequence[Event], again: StoredMessage | None) -> bool:
         said = [event.to_json() for event in events]
         low_first = self._installation.settings.priority_order == "low_first"
         queue = list_key(self._keys, again.queue, again.priority, low_first=low_first) if again else ""
         reach("reconcile.decided")
         if lease.fence is None:
             self._finish_forgotten(lease.run_id, said, queue, again)
-            return
-        self._claims.return_run(
+            return True
+        return self._claims.return_run(
             lease.run_id,
             lease.fence,
             events=said,
@@ -190,7 +204,7 @@ class ExpiredLeases:
 
 
 def _lease(run_id: str, expired_ms: int, record: Sequence[str | None]) -> _Lease:
-    state, attempt, fence, worker, begun, why = record
+    state, attempt, fence, worker, begun, why, parked = record
     return _Lease(
         run_id=run_id,
         expired_ms=expired_ms,
@@ -200,6 +214,7 @@ def _lease(run_id: str, expired_ms: int, record: Sequence[str | None]) -> _Lease
         worker=worker,
         begun=begun == "1",
         why=SILENT if why is None else why,
+        parks=fence is not None and fence == parked,
     )
 
 

@@ -41,12 +41,15 @@ class Dead:
     reason: str
 
 
-def decide_lost(past: Sequence[LostAttempt], current: LostAttempt) -> Republish | Dead:
+def decide_lost(past: Sequence[LostAttempt], current: LostAttempt, *, parks: bool = False) -> Republish | Dead:
     """Repeat the run, or give it up if begun attempts were lost three times or reserved ones returned ten times.
 
     `past` are the attempts that were lost before, in order; what ended otherwise, or was given up in good order, does
-    not count.
+    not count. With `parks` (`on_lost="dead"`) one begun attempt is enough, however its worker went.
     """
+    if parks and current.begun:
+        went = current.why or "its worker was stopped while it ran"
+        return Dead(f'its worker was lost ({current.worker or "unknown"}: {went}), and its task says on_lost="dead"')
     if not current.why:
         return Republish(current.attempt + 1)
     alike = [*(a for a in past if a.begun is current.begun), current]

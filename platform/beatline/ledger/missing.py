@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from beatline.clock import monotonic_s, utc_now
 from beatline.engine import headers as h
-from beatline.engine.messages import MAX_PRIORITY, StoredMessage, list_key, next_attempt
+from beatline.engine.messages import MAX_PRIORITY, StoredMessage, list_key, next_attempt, parked_key
 from beatline.engine.publish import publish_stored
 from beatline.errors import SecretError
 from beatline.ledger.apply import message_binding
@@ -79,8 +79,8 @@ class MissingMessages:
         with self._engine.connect() as conn:
             lists = self._lists(conn, before)
             for (queue, key), priorities in lists.items():
-                oldest = _published_at(self._redis.lindex(key, -1))
-                limit = before if oldest is None else min(before, oldest - MARGIN)
+                ends = (_published_at(self._redis.lindex(end, -1)) for end in (key, parked_key(key)))
+                limit = min([before, *(oldest - MARGIN for oldest in ends if oldest is not None)])
                 self._search(conn, queue, priorities, limit, server)
 
     def _lists(self, conn: Connection, before: datetime) -> Mapping[tuple[str, str], list[int]]:

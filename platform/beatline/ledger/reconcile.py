@@ -1,6 +1,11 @@
 """Puts back what was lost on the way: runs accepted and never queued, runs in no queue, runs whose lease expired.
 
 Publishing a run again is harmless, because an attempt is claimed once. So a round need not be exact: it must happen.
+
+That holds as long as Redis knows what was claimed. After it lost data, only the workers do. So nothing at all is published
+before the same server has answered, in the same epoch, for a full lease: a worker renews thrice in a lease at least, and
+with its first renewal writes the leases and sends the ends that Redis has forgotten. `settled` in Redis names the data set
+for which that has been waited out; who starts later need not wait for what needs no proof of silence.
 """
 
 from __future__ import annotations
@@ -46,25 +51,25 @@ log = get_logger(__name__)
 
 
 class Sight:
-    """Since when one Redis server has answered without a break, by this process's clock."""
+    """Since when one Redis has answered, the same server in the same epoch, without a break by this process's clock."""
 
     def __init__(self, lease_s: float) -> None:
         self._lease_s = lease_s
-        self._server = ""
+        self._data_set = ""
         self._since = self._last = float("-inf")
 
     def lose(self) -> None:
         """The server did not answer."""
-        self._server = ""
+        self._data_set = ""
 
     def steady(self, server: Server) -> bool:
-        """Whether this server has now answered for a full lease: only then has every live worker renewed its leases.
+        """Whether it has now answered for a full lease: only then has every live worker renewed its leases.
 
         A silence of half a lease begins it anew: this process, and perhaps the whole machine, stood still.
         """
         now = monotonic_s()
-        if server.run_id != self._server or now - self._last > self._lease_s / 2:
-            self._server, self._since = server.run_id, now
+        if server.data_set != self._data_set or now - self._last > self._lease_s / 2:
+            self._data_set, self._since = server.data_set, now
         self._last = now
         return now - self._since >= self._lease_s
 
@@ -86,7 +91,7 @@ class Reconciler:
         self._sight.lose()
 
     def round(self, server: Server) -> None:
-        """Put back what is lost, unless another reconciler is at it."""
+        """Put back what is lost, unless another reconciler is at it; nothing while a worker may not have met the epoch."""
         steady = self._sight.steady(server)
         with self._engine.begin() as leading:
             # Of the transaction, so that a leader who freezes or vanishes gives it up.
@@ -97,6 +102,10 @@ class Reconciler:
             ).scalar()
             if not leads:
                 return
+            if server.settled != server.data_set:
+                if not steady:
+                    return
+                self._redis.set(self._installation.keys.settled, server.data_set)
             for _ in range(PAGES):
                 if self._publish_accepted(server) < PAGE:
                     break

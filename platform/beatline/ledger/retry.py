@@ -20,6 +20,7 @@ from beatline.clock import utc_now
 from beatline.engine import headers as h
 from beatline.engine.messages import StoredMessage, accepted_event
 from beatline.engine.publish import publish_stored
+from beatline.engine.successors import name_successors
 from beatline.errors import ConflictError, UnknownQueueError
 from beatline.ledger.apply import message_binding
 from beatline.ledger.database import sql
@@ -134,10 +135,10 @@ def _again(old_id: str, plain: bytes, *, continued: bool) -> StoredMessage:
         raise ConflictError(
             f"The stored message of run {old_id} cannot be read ({type(exc).__name__}): send the task again."
         ) from None
-    kept: dict[str, Any] = {**(embed or {}), "chord": None}
+    now, run_id = utc_now(), str(uuid4())
+    kept = name_successors({**(embed or {}), "chord": None}, run_id, former=old_id)
     if continued:
         kept |= {"callbacks": None, "chain": None}
-    now, run_id = utc_now(), str(uuid4())
     head |= {
         h.RUN_ID: run_id, "parent_id": old_id, "root_id": head.get("root_id") or old_id, "retries": 0, "eta": None,
         "expires": None, h.ATTEMPT: 1, h.DAY: now.date().isoformat(), h.EPOCH: 0, h.PUBLISHED: now.timestamp(), h.STORED: 1,

@@ -47,7 +47,7 @@ def _apply_or_halve(engine: Engine, events: list[Known], keyring: Keyring) -> li
         with engine.begin() as conn:
             apply(conn, [part for event in events for part in event.parts()], keyring)
     except (DBAPIError, *_OURS) as exc:
-        if isinstance(exc, DBAPIError) and (sqlstate(exc) or "")[:2] not in _POISON:
+        if not is_poison(exc):
             raise
         if len(events) == 1:
             return [Refused(events[0].entry, _reason(exc))]
@@ -57,6 +57,13 @@ def _apply_or_halve(engine: Engine, events: list[Known], keyring: Keyring) -> li
             *_apply_or_halve(engine, events[half:], keyring),
         ]
     return []
+
+
+def is_poison(exc: Exception) -> bool:
+    """Whether the data is at fault, so that trying again would not help."""
+    if isinstance(exc, DBAPIError):
+        return (sqlstate(exc) or "")[:2] in _POISON
+    return isinstance(exc, _OURS)
 
 
 def _reason(exc: Exception) -> str:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from beatline.engine.messages import list_names
+from beatline.engine.messages import list_names, parked_key
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S: Final = 1.0
 MOST_LEASES: Final = 10_000
+LEAKED: Final = "leaked_slots"
+"""The name, in a worker's statistics, of how many of its slots are held by runs that hang."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Worker:
     ended: int | None
     up_s: float | None
     answers: bool
+    leaked: int | None
+    """Slots held by runs that hang, where the worker says it."""
 
 
 def workers(app: Celery, redis: Redis, keys: Keys) -> list[Worker]:
@@ -60,15 +64,16 @@ def lease_counts(redis: Redis, keys: Keys) -> Counter[str]:
 
 
 def lengths(redis: Redis, keys: Keys, queues: Iterable[str]) -> Mapping[str, int]:
-    """How many messages wait in each queue, over all its priorities."""
+    """How many messages wait in each queue, over all its priorities, for PostgreSQL's word too."""
     names = list(queues)
     client: Any = redis
     with client.pipeline(transaction=False) as pipe:
         for name in names:
             for part in list_names(name):
                 pipe.llen(keys.queue(part))
+                pipe.llen(parked_key(keys.queue(part)))
         counts = iter(pipe.execute())
-    return {name: sum(next(counts) for _ in list_names(name)) for name in names}
+    return {name: sum(next(counts) + next(counts) for _ in list_names(name)) for name in names}
 
 
 def unacknowledged(redis: Redis, keys: Keys) -> int:
@@ -105,6 +110,7 @@ def _worker(name: str, stats: Mapping[str, Any] | None, queues: Iterable[Mapping
         ended=None if stats is None else sum(total.values()),
         up_s=None if stats is None else stats.get("uptime"),
         answers=stats is not None,
+        leaked=(stats or {}).get(LEAKED),
     )
 
 

@@ -10,6 +10,9 @@ from celery.exceptions import Ignore
 
 from beatline.engine import headers as h
 from beatline.engine.seams import Task as CeleryTask
+from beatline.ledger.states import EventKind
+from beatline.task import policies
+from beatline.task.guard import ask, guard
 
 STRATEGY: Final = "beatline.engine.strategy:leased"
 REQUEST: Final = "beatline.engine.request:LeasedRequest"
@@ -26,6 +29,14 @@ class Task(CeleryTask):
     Strategy = STRATEGY
     Request = REQUEST
 
+    on_lost: str = policies.REPEAT
+    durable: str = policies.DRAINED
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Raises TaskOptionError where the decorator, or a class, has a wrong value for an option of Beatline's."""
+        super().__init_subclass__(**options)
+        policies.check(cls)
+
     def on_replace(self, sig: Any) -> Any:
         """As Celery's; whichever task of the replacement inherits the run id asks for the run's next attempt.
 
@@ -35,7 +46,12 @@ class Task(CeleryTask):
 
 
 def adopt(task: CeleryTask) -> None:
-    """Give a task of a foreign class the same strategy, on the instance, leaving its class alone."""
+    """Guard a task's body, and give one of a foreign class our strategy, on the instance, leaving its class alone.
+
+    Raises TaskOptionError, which a task of ours has raised when it was made.
+    """
+    policies.check(task)
+    guard(task)
     if isinstance(task, Task):
         return
     task.Strategy, task.Request = STRATEGY, REQUEST
@@ -43,6 +59,7 @@ def adopt(task: CeleryTask) -> None:
 
 
 def _on_replace(task: Any, sig: Any) -> Any:
+    ask(task, EventKind.REPLACED)
     run_id = task.request.id
     marks = {h.ATTEMPT: int(task.request.get(h.ATTEMPT) or 1) + 1, h.DAY: task.request.get(h.DAY)}
     for heir in _heirs(sig, run_id):

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class RunContext:
     """Which run, and which execution of it, this code is.
 
-    `fence` grows with every claim of any run: a write guarded by `WHERE fence < :mine` is refused to a holder that lost
-    its lease. It is 0 where a task is called directly, without a worker.
+    `fence` grows with every claim of any run: a write guarded by `WHERE fence <= :mine`, that writes its own, is refused
+    to a holder that lost its lease once the next one has written. It is 0 where a task is called directly, without a
+    worker.
     """
 
     run_id: str

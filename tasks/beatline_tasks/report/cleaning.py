@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from sqlalchemy import Connection
+
 from beatline.artifacts import ArtifactStore
 from beatline.definitions import store as definitions
 from beatline.definitions.specs import open_spec
 from beatline.errors import ServiceError, TransientError
 from beatline.failpoints import reach
-from beatline.ledger.database import guarded
+from beatline.ledger.database import guarded, sql
 from beatline.logs import get_logger
 from beatline_tasks.report import deliveries, issues
 from beatline_tasks.report.deliveries import Delivery
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from beatline.installation import Installation
 
 SILENT: Final = "its worker died, and left no reason."
+_WHY: Final = """
+    SELECT coalesce(r.reason, r.error) FROM {schema}.run_days d JOIN {schema}.runs r ON r.day = d.day AND r.id = d.id
+    WHERE d.id = ANY(:ids) AND r.state = ANY('{failed,dead,cancelled}') ORDER BY r.ended_at DESC LIMIT 1
+"""
 
 log = get_logger(__name__)
 
@@ -32,8 +38,8 @@ def clean_up(installation: Installation, issue_id: str, *, patient: bool = True)
     Raises TransientError if the notice could not be sent and may be later, unless it is not `patient` any more.
     """
     with guarded(installation.settings):
-        with installation.engine.connect() as conn:
-            issue = issues.get(conn, issue_id)
+        with installation.engine.begin() as conn:
+            issue = _with_reason(conn, issues.get(conn, issue_id))
         if issue.cleaned_at is not None:
             return {"issue": str(issue.id), "already": issue.state}
         rows = deliveries.settle(installation.engine, issue.id, issue.reason or SILENT)
@@ -50,6 +56,17 @@ def clean_up(installation: Installation, issue_id: str, *, patient: bool = True)
         said["owner"] = told
     log.info("report_cleaned", report=issue.report, **said)
     return said
+
+
+def _with_reason(conn: Connection, issue: Issue) -> Issue:
+    """A step whose worker died has noted nothing: then history has the reason."""
+    if issue.cleaned_at is not None or issue.reason is not None or issue.state in OVER:
+        return issue
+    why: str | None = conn.execute(sql(conn, _WHY), {"ids": list(issue.run_ids)}).scalar()
+    if not why:
+        return issue
+    issues.note(conn, issue, why)
+    return issues.get(conn, issue.id)
 
 
 def problems_of(issue: Issue, rows: list[Delivery]) -> list[str]:

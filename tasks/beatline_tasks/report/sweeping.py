@@ -1,4 +1,4 @@
-"""Ends the issues whose steps died without a word: a run that killed its worker three times has no error call-back."""
+"""Ends the issues whose steps died without a word: nobody called their clean-up, or it is dead itself."""
 
 from __future__ import annotations
 

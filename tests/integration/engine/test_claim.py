@@ -83,7 +83,7 @@ def test_a_lease_that_holds_is_not_taken(claims: Claims, installation: Installat
     assert not claims.return_run("r1", lease.fence, events=[], queue_list=queue, message="m", expired_only=True)
     assert not claims.return_run("r1", lease.fence + 1, events=[], queue_list=queue, message="m", expired_only=False)
     assert installation.redis.llen(queue) == 0
-    assert claims.renew([lease]) == frozenset()
+    assert claims.renew([lease]).gone == frozenset()
 
 
 def test_a_dead_run_goes_into_no_queue(claims: Claims, installation: Installation) -> None:
@@ -100,14 +100,14 @@ def test_renewing_names_what_is_no_longer_ours(claims: Claims, installation: Ins
     lost = claim(claims)
     expire(installation)
     claims.return_run("r1", lost.fence, events=[], queue_list="q", message="", expired_only=True)
-    assert claims.renew([lost]) == {lost.fence}
+    assert claims.renew([lost]).gone == {lost.fence}
 
 
 def test_a_lease_and_an_end_survive_a_wiped_redis(claims: Claims, installation: Installation) -> None:
     lease = claim(claims)
     _wipe(installation)
 
-    assert claims.renew([lease]) == frozenset()
+    assert claims.renew([lease]).gone == frozenset()
     assert claims.claim("r1", 1, "w2", DAY) == Dropped("leased")
 
     _wipe(installation)

@@ -12,7 +12,7 @@ import pytest
 from beatline.clock import utc_now, utc_today
 from beatline.engine import headers as h
 from beatline.engine.claim import Claims
-from beatline.engine.messages import StoredMessage, list_key
+from beatline.engine.messages import StoredMessage, list_key, parked_key
 from beatline.installation import Installation
 from beatline.ledger import missing
 from beatline.ledger.database import sql
@@ -63,6 +63,19 @@ def queued(
     tell(installation, [accepted(run_id, at=at, message=sent.payload, **facts)])
     if listed:
         installation.redis.lpush(list_key(installation.keys, sent.queue, sent.priority), sent.payload)
+
+
+def test_what_waits_for_postgresql_s_word_is_not_missing(
+    installation: Installation, drain: Callable[[], None], put_back: Callable[[], list[tuple[str, int]]]
+) -> None:
+    """A worker parked it while PostgreSQL was away, and has not brought it back yet."""
+    queued(installation, "vanished", age_s=3 * OLD_S)
+    queued(installation, "parked", age_s=2 * OLD_S, listed=True)
+    default = list_key(installation.keys, "default", 0)
+    installation.redis.rename(default, parked_key(default))
+    queued(installation, "waits", listed=True)
+    drain()
+    assert put_back() == [("waits", 1), ("vanished", 1)]
 
 
 def test_a_message_that_vanished_is_sent_again(

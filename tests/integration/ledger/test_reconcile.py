@@ -13,7 +13,7 @@ from beatline.clock import utc_now, utc_today
 from beatline.engine.claim import Claims, Lease
 from beatline.installation import Installation
 from beatline.ledger import reconcile
-from beatline.ledger.epochs import look
+from beatline.ledger.epochs import Epochs, look
 from beatline.ledger.events import FIELD, Event
 from beatline.ledger.reconcile import Reconciler
 from beatline.ledger.states import EventKind
@@ -55,12 +55,21 @@ def ledger(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> _Ledg
 class _Ledger:
     """A recorder in slow motion: events are drained and rounds are made when the test says so."""
 
-    def __init__(self, installation: Installation) -> None:
+    def __init__(self, installation: Installation, *, settled: bool = True) -> None:
         self.installation = installation
         self.claims = Claims(installation.redis, installation.keys, 20.0)
         self._stream = EventStream(installation.redis, installation.keys)
         self._stream.ensure_group()
         self._reconciler = Reconciler(installation, installation.redis)
+        self._epochs = Epochs(installation.engine, installation.redis, installation.keys)
+        self.begin_epoch(settled=settled)
+
+    def begin_epoch(self, *, settled: bool) -> None:
+        """Make the epoch that a recorder would; `settled` as if that were a lease ago."""
+        redis, keys = self.installation.redis, self.installation.keys
+        self._epochs.keep(look(redis, keys))
+        if settled:
+            redis.set(keys.settled, look(redis, keys).data_set)
 
     def drain(self) -> None:
         while entries := self._stream.read():
@@ -143,6 +152,37 @@ def test_a_message_that_cannot_be_opened_holds_up_nobody(ledger: _Ledger, caplog
     assert ledger.state("sealed-0") == ("accepted", 1)
     ledger.round(1)
     assert caplog.text.count("message_unreadable") == reconcile.PAGE  # once each
+
+
+def test_nothing_is_published_before_every_worker_has_met_a_new_epoch(ledger: _Ledger) -> None:
+    tell(ledger.installation, [accepted("expired"), accepted("given-up")])
+    old = utc_now() - timedelta(hours=1)
+    tell(ledger.installation, [accepted("missing", at=old.timestamp())])
+    ledger.insert("never-queued")
+    ledger.lose("expired", 1)
+    ledger.claims.abandon(ledger.lose("given-up", 1), "its pool process died", begun=True)
+    ledger.drain()
+    client: Any = ledger.installation.redis
+    client.delete(ledger.installation.keys.epoch)
+    ledger.begin_epoch(settled=False)
+    ledger.round(4)
+    assert ledger.queued() == []
+    assert ledger.leases() == ["given-up", "expired"]
+    ledger.round(2)
+    assert sorted(ledger.queued()) == [("expired", 2), ("given-up", 2), ("missing", 1), ("never-queued", 1)]
+
+
+def test_a_recorder_that_starts_later_waits_only_for_proofs_of_silence(ledger: _Ledger) -> None:
+    client: Any = ledger.installation.redis
+    client.delete(ledger.installation.keys.epoch)
+    ledger.begin_epoch(settled=False)
+    ledger.round()
+    ledger.insert("never-queued")
+    ledger.lose("expired", 1)
+    later = _Ledger(ledger.installation, settled=False)
+    later.round(1)
+    assert later.queued() == [("never-queued", 1)]
+    assert later.leases() == ["expired"]
 
 
 def test_only_one_reconciler_acts(ledger: _Ledger) -> None:

@@ -1,18 +1,21 @@
--- Renew the leases that one worker says it holds, each by name and fence.
--- KEYS  leases, then a run key per lease
+-- Renew the leases that one worker says it holds, each by name and fence, and tell how far its ends have been recorded.
+-- KEYS  leases, epoch, beginning of the epoch, events, then a run key per lease
 -- ARGV  lease in ms, life of the record in s, then per lease: run id, fence, attempt, worker, day
--- Returns the fences of leases that are no longer this worker's. One that Redis has forgotten is written again.
+-- Returns {fences of leases that are no longer this worker's, epoch or '', what is noted of its beginning or '', run id and
+-- replication id of the server or '', id of the stream's first entry or '', the last id it gave}. A lease that Redis has
+-- forgotten, or gone back behind, is written again.
 redis.call('ZREM', KEYS[1], '')
 
 local now = redis.call('TIME')
 local until_ms = now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[1]
 local gone = {}
-for i = 2, #KEYS do
-  local a = 3 + (i - 2) * 5
+for i = 5, #KEYS do
+  local a = 3 + (i - 5) * 5
   local record = redis.call('HMGET', KEYS[i], 'fence', 'state')
-  if not record[1] then
+  if not record[1] or tonumber(record[1]) < tonumber(ARGV[a + 1]) then
     redis.call('HSET', KEYS[i], 'attempt', ARGV[a + 2], 'state', 'leased', 'fence', ARGV[a + 1],
       'worker', ARGV[a + 3], 'day', ARGV[a + 4], 'begun', '1')
+    redis.call('HDEL', KEYS[i], 'lost_reason', 'token')
     record = {ARGV[a + 1], 'leased'}
   end
   if record[1] == ARGV[a + 1] and record[2] == 'leased' then
@@ -22,4 +25,18 @@ for i = 2, #KEYS do
     gone[#gone + 1] = ARGV[a + 1]
   end
 end
-return gone
+
+local function said(section, name)
+  local info = redis.pcall('INFO', section)
+  return type(info) == 'string' and string.match(info, name .. ':(%x+)')
+end
+local run_id, replication_id = said('server', 'run_id'), said('replication', 'master_replid')
+local epoch = redis.call('MGET', KEYS[2], KEYS[3])
+local stream = redis.pcall('XINFO', 'STREAM', KEYS[4])
+local known = {}
+for i = 1, stream.err and 0 or #stream, 2 do
+  known[stream[i]] = stream[i + 1]
+end
+local first = known['first-entry']
+return {gone, epoch[1] or '', epoch[2] or '', run_id and replication_id and run_id .. ' ' .. replication_id or '',
+  first and first[1] or '', known['last-generated-id'] or '0-0'}

@@ -51,3 +51,16 @@ def test_what_a_stopping_worker_gives_up_never_counts() -> None:
     given_up = LostAttempt(RETURNED_LIMIT, False, "w", why="")
     assert decide_lost(past, given_up) == Republish(RETURNED_LIMIT + 1)
     assert decide_lost([_lost(1), _lost(2)], LostAttempt(3, True, "w", why="")) == Republish(4)
+
+
+def test_a_parked_task_is_dead_at_its_first_loss_and_says_why() -> None:
+    fate = decide_lost([], LostAttempt(1, True, "a@x", "its pool process died: SIGKILL"), parks=True)
+    assert fate == Dead('its worker was lost (a@x: its pool process died: SIGKILL), and its task says on_lost="dead"')
+    stopped = decide_lost([], LostAttempt(1, True, "a@x", ""), parks=True)
+    assert isinstance(stopped, Dead)
+    assert "was stopped while it ran" in stopped.reason
+
+
+def test_a_parked_task_that_never_began_goes_back() -> None:
+    assert decide_lost([], _returned(1), parks=True) == Republish(2)
+    assert decide_lost([], LostAttempt(1, False, "w", ""), parks=True) == Republish(2)

@@ -10,6 +10,7 @@ from beatline.ledger.reconcile import Sight
 
 _SERVER = Server("a" * 40, "b" * 40, 1, 0)
 _OTHER = Server("c" * 40, "b" * 40, 1, 0)
+_LATER = Server("a" * 40, "b" * 40, 2, 0)
 
 
 class _Clock:
@@ -40,11 +41,12 @@ def test_it_takes_a_full_lease(clock: _Clock) -> None:
     assert _watch(sight, clock, 1)
 
 
-def test_another_server_begins_it_anew(clock: _Clock) -> None:
+@pytest.mark.parametrize("other", [_OTHER, _LATER], ids=["restarted", "emptied"])
+def test_another_server_or_epoch_begins_it_anew(clock: _Clock, other: Server) -> None:
     sight = Sight(20.0)
     assert _watch(sight, clock, 21)
-    assert not _watch(sight, clock, 20, _OTHER)
-    assert _watch(sight, clock, 1, _OTHER)
+    assert not _watch(sight, clock, 20, other)
+    assert _watch(sight, clock, 1, other)
 
 
 def test_a_lost_connection_begins_it_anew(clock: _Clock) -> None:

@@ -1,0 +1,96 @@
+"""Claim, lease and end hold whichever pool executes the run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beatline.installation import Installation
+from beatline.ledger.history import RunFilter, attempts_of, list_runs
+from beatline.ledger.states import RunState
+from support import run_tasks
+from support.apps import open_app
+from support.processes import StartProcess, StartWorker
+from support.serving import MakeSettings
+from support.waiting import wait_until
+
+TESTS = str(Path(run_tasks.__file__).parents[1])
+ENV = {"PYTHONPATH": os.pathsep.join(filter(None, (TESTS, os.environ.get("PYTHONPATH"))))}
+
+without_gevent = pytest.mark.skipif(
+    find_spec("gevent") is None, reason="gevent is no dependency: install it to use, and to test, that pool"
+)
+POOLS = ["prefork", "threads", "solo", pytest.param("gevent", marks=without_gevent)]
+
+pytestmark = pytest.mark.proof
+
+
+@pytest.fixture
+def settings(make_settings: MakeSettings) -> Any:
+    return make_settings(task_modules=("support.run_tasks", "support.policy_tasks"), lease_s=3.0, lease_renew_s=1.0)
+
+
+@pytest.fixture
+def app(installation: Installation) -> Iterator[Any]:
+    with open_app(installation.settings) as app:
+        yield app
+
+
+def state(installation: Installation, run_id: str) -> RunState | None:
+    with installation.engine.connect() as conn:
+        return next((run.state for run in list_runs(conn, RunFilter()) if run.id == run_id), None)
+
+
+def has_ended(installation: Installation, run_id: str, how: str) -> bool:
+    return state(installation, run_id) == how
+
+
+def outcomes(installation: Installation, run_id: str) -> list[tuple[int, str | None]]:
+    with installation.engine.connect() as conn:
+        return [(one.attempt, one.outcome) for one in attempts_of(conn, run_id)]
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_runs_end_in_every_way_and_a_long_one_keeps_its_lease(
+    installation: Installation, app: Any, worker: StartWorker, recorder: StartProcess, tmp_path: Path, pool: str
+) -> None:
+    recorder()
+    worker("default", pool=pool, concurrency=1 if pool == "solo" else 2, env=ENV)
+    good, bad, again, strict = (
+        app.tasks["test.add"].delay(2, 3).id,
+        app.tasks["test.fail"].delay().id,
+        app.tasks["test.flaky"].delay(1).id,
+        app.tasks["test.strict"].delay(str(tmp_path)).id,
+    )
+    wait_until(lambda: (tmp_path / "begun").exists())
+    since = installation.redis.time()[0]
+    wait_until(lambda: installation.redis.time()[0] > since + 7)  # two leases
+    (tmp_path / "go").touch()
+    for run_id, ended in ((good, "succeeded"), (bad, "failed"), (again, "succeeded"), (strict, "succeeded")):
+        wait_until(partial(has_ended, installation, run_id, ended))
+    wait_until(lambda: installation.redis.zcard(installation.keys.leases) == 0)
+    assert outcomes(installation, again) == [(1, "retried"), (2, "succeeded")]
+    assert (tmp_path / "begun").read_text() == f"{strict} 1\n"
+    assert outcomes(installation, strict) == [(1, "succeeded")]
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_run_of_a_killed_worker_is_run_by_another(
+    installation: Installation, app: Any, worker: StartWorker, recorder: StartProcess, tmp_path: Path, pool: str
+) -> None:
+    recorder()
+    victim = worker("default", pool=pool, env=ENV)
+    sent = app.tasks["test.usual"].delay(str(tmp_path)).id
+    wait_until(lambda: state(installation, sent) is RunState.RUNNING)
+    victim.kill()
+    (tmp_path / "go").touch()
+    worker("default", pool=pool, env=ENV)
+    wait_until(lambda: state(installation, sent) is RunState.SUCCEEDED, timeout_s=20)
+    assert outcomes(installation, sent) == [(1, "lost"), (2, "succeeded")]
+    assert (tmp_path / "begun").read_text() == f"{sent} 1\n{sent} 2\n"

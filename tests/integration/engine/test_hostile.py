@@ -37,8 +37,9 @@ def app(installation: Installation) -> Iterator[Any]:
 def ends(installation: Installation) -> dict[str, list[tuple[str, str]]]:
     """Per run its ends in order: (kind, error or reason)."""
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for _, entry in installation.redis.xrange(installation.keys.events):
-        event = json.loads(entry[FIELD])
+    # An event may be told twice, which is once.
+    for said in dict.fromkeys(entry[FIELD] for _, entry in installation.redis.xrange(installation.keys.events)):
+        event = json.loads(said)
         if event["kind"] not in ("accepted", "queued", "started"):
             found[event["run_id"]].append((event["kind"], event.get("error") or event.get("reason") or ""))
     return found

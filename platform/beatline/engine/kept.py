@@ -124,7 +124,7 @@ class KeptEnds:
             newest = max((end.stream_id for end in self._safe), default=seen.last)
             if before is None or before.data_set != seen.data_set or seen.last < newest:
                 self._generation += 1
-                self._again.extend(self._safe)
+                self._again = deque(sorted((*self._again, *self._safe), key=lambda end: end.stream_id))
                 self._safe.clear()
                 return True
             gone = [end for end in self._safe if seen.has_recorded(end.stream_id)]

@@ -31,6 +31,8 @@ from support.servers import Server
 from support.serving import MakeSettings
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.proof
+
 ENV: Final = {"PYTHONPATH": str(Path(run_tasks.__file__).parents[1])}
 HOUR_S: Final = 3600.0
 OLD_S: Final = 23.5 * HOUR_S

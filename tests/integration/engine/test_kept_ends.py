@@ -223,6 +223,7 @@ def test_sending_again_does_not_starve_renewals(installation: Installation, monk
     assert keeper.kept.to_send
     while keeper.kept.to_send:
         assert lives(installation, "live")
+    wait_until(lambda: len(told(installation)) == 8)
     assert told(installation) == [f"r{n} succeeded" for n in range(8)]
     keeper.stop()
 

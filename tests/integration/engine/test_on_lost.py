@@ -23,6 +23,8 @@ from support.processes import StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.proof
+
 ENV = {"PYTHONPATH": str(Path(policy_tasks.__file__).parents[1])}
 
 

@@ -26,6 +26,8 @@ from support.processes import StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.proof
+
 TESTS = str(Path(policy_tasks.__file__).parents[1])
 ENV = {
     "PYTHONPATH": os.pathsep.join(filter(None, (TESTS, os.environ.get("PYTHONPATH")))),

@@ -30,6 +30,8 @@ from support.servers import Server
 from support.serving import MakeSettings
 from support.waiting import wait_until
 
+pytestmark = pytest.mark.proof
+
 ENV = {"PYTHONPATH": str(Path(policy_tasks.__file__).parents[1])}
 DIES = {**ENV, "BEATLINE_TEST_FAILPOINT": "strict.committed"}
 

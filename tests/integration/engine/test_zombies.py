@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from support.servers import Server
     from support.serving import MakeSettings
 
+pytestmark = pytest.mark.proof
+
 ENV = {"PYTHONPATH": str(Path(tasks.__file__).parents[1])}
 
 REFUSED = "SELECT refused_fences FROM beatline.attempts WHERE run_id = :id AND attempt = 1"

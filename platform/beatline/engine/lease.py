@@ -10,7 +10,7 @@ import atexit
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -175,14 +175,14 @@ class LeaseKeeper:
             expired_only=False,
         )
 
-    def forget_waiting(self, *, pool_was_flushed: bool) -> None:
-        """Renew no more what will not run here: messages that no pool was given, or that a flushed pool has thrown away.
-
-        Their leases expire by silence, and the reconciler sends them again.
+    def forget_waiting(self, in_pool: Collection[str] | None) -> None:
+        """Renew no more what will not run here: what the pool was not given, or, `in_pool` being the runs that a flushed
+        pool still has, what it has thrown away. Their leases expire by silence, and the reconciler sends them again.
         """
         with self._lock:
             for fence, held in list(self._held.items()):
-                if not (held.accepted if pool_was_flushed else held.handed_over):
+                stays = held.handed_over if in_pool is None else held.accepted or held.lease.run_id in in_pool
+                if not stays:
                     del self._held[fence]
 
     def holds(self, lease: Lease) -> bool:

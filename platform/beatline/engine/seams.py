@@ -112,6 +112,7 @@ if TYPE_CHECKING:
     class VirtualQoS:
         """kombu.transport.virtual.base.QoS: deliveries that are open, in memory"""
 
+        channel: Any
         _delivered: dict[str, Any]
 
         def __init__(self, channel: Any, prefetch_count: int = 0) -> None: ...

@@ -45,8 +45,8 @@ class QoS(seams.RedisQoS):
             super().append(message, tag)
 
     def ack(self, delivery_tag: str) -> None:
-        """Acknowledge; what was never booked costs no round trip."""
-        if delivery_tag in self._unbooked:
+        """Acknowledge; what was never booked costs no round trip, and what a closed channel had is booked no more."""
+        if delivery_tag in self._unbooked or self._is_closed:
             self._unbooked.discard(delivery_tag)
             seams.VirtualQoS.ack(self, delivery_tag)
         else:
@@ -54,15 +54,22 @@ class QoS(seams.RedisQoS):
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Reject; a claimed message was given back by its request, if it is to be tried again."""
-        if requeue and delivery_tag in self._unbooked:
+        if requeue and delivery_tag in self._unbooked and not self._is_closed:
             self.settle(self._delivered[delivery_tag])
-        if delivery_tag in self._unbooked:
+        if delivery_tag in self._unbooked or self._is_closed:
             self.ack(delivery_tag)
         else:
             super().reject(delivery_tag, requeue)
 
     def restore_unacked(self, client: Any = None) -> None:
-        """Put back what nobody has claimed. What is leased is put back by the reconciler."""
+        """Put back what nobody has claimed. What is leased is put back by the reconciler.
+
+        So is what a connection that is closed already can put back no more.
+        """
+        if self._is_closed:
+            self._unbooked.clear()
+            self._delivered.clear()
+            return
         for tag in tuple(self._unbooked):
             message = self._delivered.get(tag)
             if message is not None:
@@ -70,7 +77,14 @@ class QoS(seams.RedisQoS):
         for tag in self._unbooked:
             self._delivered.pop(tag, None)
         self._unbooked.clear()
-        super().restore_unacked(client)
+        if self._delivered:
+            super().restore_unacked(client)
+
+    @property
+    def _is_closed(self) -> bool:
+        """Whether its connection was lost, so that Redis cannot be reached through it any more."""
+        connection = self.channel.connection
+        return connection is None or connection.client is None
 
 
 class Channel(seams.Channel):

@@ -20,6 +20,7 @@ from beatline.clock import utc_now
 from beatline.engine import headers as h
 from beatline.engine.lease import LeaseKeeper
 from beatline.engine.messages import attempt_of
+from beatline.engine.reconnecting import in_pool, keep_what_is_handed_over
 from beatline.engine.seams import Logging, StartStopStep
 from beatline.errors import NameRefusedError
 from beatline.installation import Installation
@@ -76,6 +77,7 @@ class Leases(StartStopStep):
     def start(self, parent: Any) -> None:
         """Begin to renew, in the process that receives messages."""
         keeper_of(parent.app).start()
+        keep_what_is_handed_over(parent.pool)
 
     def stop(self, parent: Any) -> None:
         """The connection was lost: what the restarting consumer has thrown away will not run here.
@@ -83,9 +85,7 @@ class Leases(StartStopStep):
         A worker that stops keeps all its leases until its pool has ended and the broker has taken its messages back.
         """
         if parent.blueprint.state == _RUNNING:
-            # Only prefork has a way to flush, and sets it on the instance; the others keep what they were given.
-            pool: dict[str, Any] = getattr(parent.pool, "__dict__", {})
-            keeper_of(parent.app).forget_waiting(pool_was_flushed=bool(pool.get("flush")))
+            keeper_of(parent.app).forget_waiting(in_pool(parent.pool))
 
 
 class WorkerLogging(Logging):

@@ -143,9 +143,11 @@ def test_what_the_pool_never_got_is_forgotten_when_the_connection_is_lost(keeper
     waiting, given, begun = (claim(keeper, name) for name in ("waiting", "given", "begun"))
     keeper.hand_over(given)
     keeper.begin(begun, event(begun), None)
-    keeper.forget_waiting(pool_was_flushed=False)
+    keeper.forget_waiting(None)
     assert set(keeper.held()) == {given, begun}
-    keeper.forget_waiting(pool_was_flushed=True)
+    keeper.forget_waiting({"given"})
+    assert set(keeper.held()) == {given, begun}
+    keeper.forget_waiting(set())
     assert keeper.held() == (begun,)
     assert not keeper.holds(waiting)
 

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import psutil
 from pydantic import SecretStr
 
 from support.waiting import wait_until
@@ -70,6 +71,14 @@ class Spawned:
         """Ask it to end with SIGTERM, wait, and return its exit code."""
         self.send(signal.SIGTERM)
         return self.wait(timeout_s)
+
+    def lose_connections(self, client: Any, command: str) -> int:
+        """Have the server close what this process has open and last used for `command`; how many those were."""
+        ours = {
+            f"{one.laddr.ip}:{one.laddr.port}" for one in psutil.Process(self.pid).net_connections("tcp") if one.laddr
+        }
+        lost = [one["id"] for one in client.client_list() if one["addr"] in ours and one["cmd"] == command]
+        return sum(int(client.client_kill_filter(_id=one)) for one in lost)
 
     def kill(self) -> None:
         """SIGKILL to the process and every child in its group, as the kernel's OOM killer or a power cut would."""

@@ -248,6 +248,12 @@ def test_one_run_of_a_source_at_a_time(web: Web, open_installation: Installation
     assert collected(open_installation, "days", 2)["new"] == 3
 
 
+LOSE_LOCKS = """
+SELECT pg_terminate_backend(pid) FROM pg_locks
+WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
 def test_a_run_that_lost_its_lock_writes_nothing(web: Web, open_installation: Installation, weather: Any) -> None:
     weather()
     feed(web, days(range(3)))
@@ -255,7 +261,7 @@ def test_a_run_that_lost_its_lock_writes_nothing(web: Web, open_installation: In
 
     def answer(asked: Asked) -> Reply:
         with open_installation.engine.begin() as conn:
-            conn.execute(text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"))
+            conn.execute(text(LOSE_LOCKS))
         return whole(asked)
 
     web.answer = answer

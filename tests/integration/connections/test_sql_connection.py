@@ -41,7 +41,7 @@ def test_a_session_reads_with_time_zone_and_name_and_is_gone_afterwards(ours: In
 
     def gone() -> bool:
         with ours.engine.connect() as conn:
-            query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'beatline/shop'"
+            query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'beatline/shop' AND datname = current_database()"
             return not conn.execute(text(query)).scalar_one()
 
     wait_until(gone, what="nothing stays open in the database")

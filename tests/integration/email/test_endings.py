@@ -166,7 +166,11 @@ def test_an_end_waits_for_the_removal_of_its_mailbox_and_holds_nothing_meanwhile
 
     def waiting() -> bool:
         with installed.engine.connect() as conn:
-            return bool(said) or conn.execute(sql(conn, "SELECT 1 FROM pg_locks WHERE NOT granted")).first() is not None
+            waits = sql(
+                conn, "SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) "
+                "WHERE NOT granted AND datname = current_database()"
+            )  # fmt: skip
+            return bool(said) or conn.execute(waits).first() is not None
 
     ending = threading.Thread(target=end)
     with installed.engine.begin() as conn:

@@ -63,17 +63,14 @@ def test_a_lost_connection_runs_nothing_twice_that_a_pool_of_threads_was_given(
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         folder.mkdir()
-    worker("default", pool="threads", env=ENV, arguments=("--prefetch-multiplier", "4"))
+    loser = worker("default", pool="threads", env=ENV, arguments=("--prefetch-multiplier", "4"))
     app.tasks["test.hold"].delay(str(first))
     wait_until((first / "begun").exists)
     waiting = app.tasks["test.hold"].delay(str(second))
     record = installation.keys.run(waiting.id)
     wait_until(lambda: installation.redis.hget(record, "state") == "leased")
     worker("default", pool="threads", env=ENV)  # where a second attempt would run
-    popping = [one["id"] for one in installation.redis.client_list() if one["cmd"] == "brpop"]
-    assert popping
-    for client in popping:
-        installation.redis.client_kill_filter(_id=client)
+    assert loser.lose_connections(installation.redis, "brpop")
     since = monotonic_s()
     wait_until(lambda: monotonic_s() > since + 2 * installation.settings.lease_s + 1, 10, what="a lease would be over")
     assert not (second / "begun").exists()

@@ -131,13 +131,11 @@ def test_a_lost_connection_leaves_no_run_behind(
     app: Any, installation: Installation, worker: StartWorker, recorder: StartProcess, tmp_path: Path
 ) -> None:
     recorder()
-    worker("default", concurrency=2, arguments=("--prefetch-multiplier", "4"), env=ENV)
+    loser = worker("default", concurrency=2, arguments=("--prefetch-multiplier", "4"), env=ENV)
     held = [app.tasks["test.hold"].delay(str(tmp_path)).id for _ in range(2)]
     waiting = [app.tasks["test.add"].delay(n, n) for n in range(6)]
     wait_until(lambda: (tmp_path / "begun").exists() and len((tmp_path / "begun").read_text().splitlines()) == 2)
-    for client in installation.redis.client_list():
-        if "brpop" in client["cmd"]:
-            installation.redis.client_kill(client["addr"])
+    assert loser.lose_connections(installation.redis, "brpop")
     (tmp_path / "go").touch()
     assert [result.get(timeout=40) for result in waiting] == [n + n for n in range(6)]
     done = (tmp_path / "done").read_text().splitlines()

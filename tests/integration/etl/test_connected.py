@@ -276,7 +276,7 @@ def test_two_first_loads_make_one_journal(put: Put, add_job: AddJob, load: Load,
             failed.append(exc)
 
     def waiting(number: int) -> Callable[[], bool]:
-        ask = "SELECT count(*) AS n FROM pg_stat_activity WHERE application_name = 'beatline/mart' AND wait_event_type = 'Lock'"
+        ask = "SELECT count(*) AS n FROM pg_stat_activity WHERE application_name = 'beatline/mart' AND wait_event_type = 'Lock' AND datname = current_database()"
         return lambda: in_shop(shop, ask) == [{"n": number}]
 
     threads = [threading.Thread(target=run, args=(name,)) for name in ("slow", "quick")]

@@ -271,7 +271,10 @@ def test_nothing_of_a_query_stays_in_a_session(
     assert step(installation, issue, "begun", fetch)["rows"] == {"days": 10}
 
     def free() -> bool:
-        held = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711")
+        held = text(
+            "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database "
+            "WHERE locktype = 'advisory' AND objid = 4711 AND datname = current_database()"
+        )
         with installation.engine.connect() as conn:
             return bool(conn.execute(held).scalar_one() == 0)
 

@@ -124,7 +124,7 @@ def test_beats_that_die_between_two_steps_lose_and_double_nothing(
     fired = set(assert_all_fired_once(view, "often"))
     assert [len(runs) for runs in unsent.values()] == [0, 1, 1]
     assert fired - set(view.sent()) == unsent["beat.after_rows"]
-    recorder(env=ENV)
+    recorder(env=ENV | {"BEATLINE_LEASE_S": "3", "BEATLINE_LEASE_RENEW_S": "1"})  # it looks on for a lease first
     wait_until(lambda: set(view.sent()) == fired, 20)
     assert len(view.sent()) == len(fired)
 

@@ -96,8 +96,9 @@ def test_a_solo_worker_is_healthy_while_it_works_and_while_it_does_not(
 def test_a_worker_that_stops_waits_for_its_runs_and_then_gives_them_back(
     app: Any, installation: Installation, worker: StartWorker, recorder: StartProcess, tmp_path: Path, pool: str
 ) -> None:
-    recorder()
-    stopping = worker("default", pool=pool, concurrency=2, env=ENV | {"BEATLINE_STOP_WITHIN_S": "2"})
+    lease = {"BEATLINE_LEASE_S": "3", "BEATLINE_LEASE_RENEW_S": "1"}  # a recorder looks on for a lease first
+    recorder(env=lease)
+    stopping = worker("default", pool=pool, concurrency=2, env=ENV | lease | {"BEATLINE_STOP_WITHIN_S": "2"})
     short, long = tmp_path / "short", tmp_path / "long"
     for folder in (short, long):
         folder.mkdir()
@@ -112,7 +113,7 @@ def test_a_worker_that_stops_waits_for_its_runs_and_then_gives_them_back(
     assert installation.redis.hget(keys.run(ends.id), "state") == "ended"
     wait_until(lambda: installation.redis.hget(keys.run(stays.id), "state") == "returned", what="it is given back")
     (long / "go").touch()
-    worker("default", pool=pool, env=ENV)
+    worker("default", pool=pool, env=ENV | lease)
     wait_until(lambda: installation.redis.hget(keys.run(stays.id), "state") == "ended")
     assert installation.redis.hget(keys.run(stays.id), "attempt") == "2"
 

@@ -20,8 +20,8 @@ hypothesis_settings.load_profile("beatline")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """As many processes as processors, up to eight: more are quicker, but what has two seconds then takes three."""
-    return min(8, os.cpu_count() or 1)
+    """One process more than there are processors, for tests wait longer than they compute; eight at most."""
+    return min(8, (os.cpu_count() or 1) + 1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -118,7 +118,11 @@ class Doubts:
         for tag in tuple(self._waiting):
             waiting = self._waiting.pop(tag, None)
             if waiting is not None:
-                self._look_at(waiting)
+                try:
+                    self._look_at(waiting)
+                except Exception:  # Celery's timer would drop it, and with it everybody's next look
+                    log.exception("doubtful_message_waits", run_id=waiting.doubtful.run_id)
+                    self._waiting[tag] = waiting
         self._looks = bool(self._waiting)
         if self._looks:
             timer.call_after(LOOK_S, self._look, (timer,))

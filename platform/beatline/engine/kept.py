@@ -117,11 +117,20 @@ class KeptEnds:
                 self._bytes -= (self._again or self._safe).popleft().size
                 self._tell_overflow()
 
-    def see(self, seen: Seen) -> bool:
-        """Let go what has been recorded. True: it is another data set, and all that is kept must be sent again."""
+    @property
+    def newest(self) -> StreamId:
+        """The newest that Redis took: to be read before Redis is looked at, and given to `see`."""
+        with self._lock:
+            return max((end.stream_id for end in self._safe), default=(0, 0))
+
+    def see(self, seen: Seen, newest: StreamId | None = None) -> bool:
+        """Let go what has been recorded. True: it is another data set, and all that is kept must be sent again.
+
+        `newest` was kept before Redis was asked: what another thread ends meanwhile is not missing in what was seen.
+        """
+        newest = self.newest if newest is None else newest
         with self._lock:
             before, self._seen = self._seen, seen
-            newest = max((end.stream_id for end in self._safe), default=seen.last)
             if before is None or before.data_set != seen.data_set or seen.last < newest:
                 self._generation += 1
                 self._again = deque(sorted((*self._again, *self._safe), key=lambda end: end.stream_id))

@@ -291,9 +291,7 @@ class LeaseKeeper:
                 self._renew()
                 self._standstill.renewed(self.running(), self._ended)
             self._tell_begun()
-            while self._ends:
-                self._send(self._upkeep, self._ends[0])
-                self._ends.popleft()
+            self._send_kept()
             self._send_again()
         except RedisError as exc:
             if not self._away:
@@ -301,10 +299,24 @@ class LeaseKeeper:
             self._away = True
             self._standstill.away()
             return False
+        except Exception:
+            log.exception("leases_not_kept", then="tries again: without this thread every lease here would lapse")
+            return False
         if self._away:
             log.info("redis_back")
         self._away = False
         return True
+
+    def _send_kept(self) -> None:
+        """Send the ends that Redis has not taken yet. Each is out of the row while it is sent, for two may do so at a stop."""
+        while self._ends:
+            with suppress(IndexError):
+                end = self._ends.popleft()
+                try:
+                    self._send(self._upkeep, end)
+                except BaseException:
+                    self._ends.appendleft(end)
+                    raise
 
     def _send_again(self) -> None:
         """Send the ends that Redis may have lost, until the next renewal is due."""
@@ -337,8 +349,9 @@ class LeaseKeeper:
         held = self.held()
         if not held and not len(self.kept) and self.kept.seen is not None:
             return
+        newest = self.kept.newest
         gone, seen = self._upkeep.renew(held)
-        if self.kept.see(seen) and self.kept.to_send:
+        if self.kept.see(seen, newest) and self.kept.to_send:
             log.info("ends_sent_again", count=self.kept.to_send, reason="Redis may have lost them")
         if self.on_renewed is not None and self._at_work():
             self.on_renewed()

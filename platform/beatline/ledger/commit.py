@@ -34,5 +34,7 @@ def commit(installation: Installation, events: Sequence[Event], in_time: Callabl
         except Exception as exc:
             if not is_poison(exc):
                 raise
+    if not in_time():
+        return False
     write(engine, entries, keyring)
     return True

@@ -147,19 +147,20 @@ class ExpiredLeases:
         again = fate if isinstance(fate, Dead) else self._next(plain, fate.attempt, server)
         if isinstance(again, Dead):
             dead = _event(EventKind.DEAD, lease.run_id, past, current, server, again.reason)
-            if self._finish(lease, [dead], None) and plain is not None:
+            if not self._finish(lease, [dead], None):
+                return
+            log.error("run_dead", run_id=lease.run_id, task=past.task, reason=again.reason)
+            if plain is not None:
                 try:
                     commit(self._installation, [dead], lambda: True)  # who is told may look it up
                 finally:
                     self._obituary.tell(plain, again.reason)
-            log.error("run_dead", run_id=lease.run_id, task=past.task, reason=again.reason)
             return
         kind = EventKind.LOST if current.begun else EventKind.RETURNED
         lost = _event(kind, lease.run_id, past, current, server, current.why or None)
-        self._finish(lease, [lost, again.queued_event()], again)
-        log.warning(
-            "run_put_back", run_id=lease.run_id, task=past.task, attempt=again.attempt, reason=current.why or "stopped"
-        )
+        if self._finish(lease, [lost, again.queued_event()], again):
+            why = current.why or "stopped"
+            log.warning("run_put_back", run_id=lease.run_id, task=past.task, attempt=again.attempt, reason=why)
 
     def _message(self, run_id: str, past: _Past) -> bytes | None:
         if past.message is None:

@@ -80,6 +80,14 @@ def test_another_data_set_is_sent_all_of_them_in_order(kept: KeptEnds, lost: See
     assert numbers(kept.take(2)) == [3]
 
 
+def test_an_end_that_came_while_redis_was_asked_is_not_missing_in_its_answer(kept: KeptEnds) -> None:
+    newest = kept.newest
+    kept.keep(end(4), kept.generation)
+    assert not kept.see(replace(EMPTY, first=(1, 0), last=(3, 0)), newest)
+    assert kept.to_send == 0
+    assert left(kept) == [1, 2, 3, 4]
+
+
 def test_none_is_let_go_before_it_was_sent_again(kept: KeptEnds) -> None:
     other = replace(drained(50), server="other repl")
     assert kept.see(other)

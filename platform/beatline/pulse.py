@@ -39,9 +39,9 @@ class Pulse:
         """Say that the duty was done a moment ago, and in what state."""
         if self._path is None:
             return
-        if state != self._state or not self._path.exists():
-            self._state = state
-            with suppress(OSError):
+        with suppress(OSError):
+            if state != self._state or not self._path.exists():
+                self._state = state
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._path.write_text(state, "utf-8")
         now = monotonic_s()

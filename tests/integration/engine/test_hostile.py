@@ -138,5 +138,6 @@ def test_a_lost_connection_leaves_no_run_behind(
     assert loser.lose_connections(installation.redis, "brpop")
     (tmp_path / "go").touch()
     assert [result.get(timeout=40) for result in waiting] == [n + n for n in range(6)]
+    wait_until(lambda: (tmp_path / "done").exists() and len((tmp_path / "done").read_text().splitlines()) == 2)
     done = (tmp_path / "done").read_text().splitlines()
     assert sorted(done) == sorted(f"{run_id} 1" for run_id in held), "what ran went on, once"

@@ -7,13 +7,16 @@ MAKEFLAGS += --no-print-directory
 # Beside a virtual environment of the clone's own, nothing of the machine is used or changed.
 PY := .venv/bin/python
 
-# Options: make PYTHON=python3.13 …, make demo KEEP=1, make test TESTS=tests/unit, make bench CASE=noop
+# Options: make PYTHON=python3.13 …, make demo KEEP=1, make test TESTS=tests/unit, make bench CASE=noop, make chaos ROW=7
 PYTHON ?=
 KEEP ?=
 TESTS ?=
 CASE ?=
+ROW ?=
+SEEDS ?=
+FRESH ?=
 
-.PHONY: help demo up test prove check bench format lock wheels setup
+.PHONY: help demo up test prove check bench chaos format lock wheels setup
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +43,9 @@ check: setup ## Lint, format, types, direction of imports, sizes
 
 bench: setup ## Measure against stock Celery, one JSON object a line (CASE=name for one case)
 	@cd tests && ../$(PY) -m bench $(CASE)
+
+chaos: setup ## Kill and cut off everything at every step, and count what is lost (ROW=n SEEDS=k FRESH=1)
+	@cd tests && ../$(PY) -m chaos $(ROW) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FRESH),--fresh)
 
 format: setup ## Put every file into the form that check asks for
 	@$(PY) -m ruff check --fix

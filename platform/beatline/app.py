@@ -11,12 +11,15 @@ from celery import Celery
 from celery.utils.imports import cwd_in_path
 
 from beatline.configuration import GUARANTEED, connections, defaults
-from beatline.engine.amqp import BeatlineAMQP
+from beatline.engine.amqp import BeatlineAMQP, unchecked
+from beatline.engine.cancelling import Cancelling
 from beatline.engine.doubts import Doubting
 from beatline.engine.duty import Duty
 from beatline.engine.replacing import Replacing
 from beatline.engine.results import KeptResult
+from beatline.engine.sending import hasten
 from beatline.engine.stopping import Stopping
+from beatline.engine.taking import Taking
 from beatline.engine.worker import CONF_KEY, Leases, WorkerLogging, connect_signals
 from beatline.errors import AttachError, SettingsError
 from beatline.families import families
@@ -76,7 +79,9 @@ def attach(app: Celery, settings: Settings | None = None) -> Celery:
     seat.AsyncResult = app.subclass_with_self(KeptResult, name="AsyncResult")
     seat.log = WorkerLogging(app)
     seat.task_cls = Task
-    seat.steps["consumer"].update((Leases, Doubting, Duty, Replacing, Stopping))
+    seat.type_checker = unchecked  # of a function's arguments: BeatlineAMQP checks those of every task, when it is sent
+    hasten(app)
+    seat.steps["consumer"].update((Leases, Doubting, Duty, Replacing, Stopping, Cancelling, Taking))
     connect_signals()
     return app
 

@@ -42,6 +42,8 @@ def defaults() -> dict[str, Any]:
     return {
         # A result that nobody reads is a write and a channel a task: families ignore theirs, others keep them an hour.
         "result_expires": 3600,
+        # What a chord has counted of its parts; one of them may be delayed, or wait behind a backlog.
+        "result_chord_expires": 30 * 24 * 3600,
         # The time a stuck server may hold a caller or a worker.
         "result_backend_always_retry": True,
         "result_backend_max_retries": 10,

@@ -4,10 +4,14 @@ BeatlineError                 what a user can cause or mend; its text says what 
 ├── SettingsError             one or more settings are missing or wrong; lists all of them
 ├── ServiceError              Redis, PostgreSQL or an embedded server is absent, wrong or refuses
 │   ├── NotRunningError       no URL is set and no `beatline up` runs on the data folder
+│   ├── NotSentError          Redis did not take a task in time, or is full (engine/sending.py)
 │   └── SchemaError           the tables are missing, older than the code, or newer
 ├── NameRefusedError          a task, queue, schedule or definition name breaks the grammar
 ├── UnknownQueueError         published to a queue that nothing declares
 ├── MessageTooLargeError      a message over the accepted size
+├── ArgumentsError            a task cannot be called with these arguments; names the task and each of them
+│   └── UnencodableError      an argument is nothing that JSON can hold (engine/encoding.py)
+├── DelayError                a countdown, an eta or an expiry is none: negative, no time, past the year 9999
 ├── TaskOptionError           `on_lost` or `durable` of a task has a value that does not exist
 ├── ResultNotKeptError        a result was asked for that is not stored
 ├── RunDeadError              a result was asked for, and its run is dead
@@ -93,6 +97,23 @@ class MessageTooLargeError(BeatlineError):
             f"The message of task {task!r} has {size_bytes:,} bytes and {limit_bytes:,} are accepted: nothing was "
             "sent. Store the data (a table, a file, an object store) and pass its id."
         )
+
+
+class DelayError(BeatlineError):
+    """A countdown, an eta or an expiry that is none; `field` says which. Nothing was sent."""
+
+    def __init__(self, field: str, shown: str, wrong: str, rule: str) -> None:
+        self.field = field
+        super().__init__(f"{field}={shown} {wrong}: nothing was sent; {rule.rstrip('.')}.")
+
+
+class ArgumentsError(BeatlineError, TypeError):
+    """A task cannot be called with these arguments; `problems` holds one clause each. Celery raises a TypeError here."""
+
+    def __init__(self, task: str, problems: Sequence[str], takes: str = "") -> None:
+        self.task, self.problems = task, tuple(problems)
+        said = f" It takes {takes}." if takes else ""
+        super().__init__(f"Task {task!r} was not accepted: {'; '.join(self.problems)}.{said}")
 
 
 class TaskOptionError(BeatlineError):

@@ -60,11 +60,16 @@ class Installation:
 
 
 def connect_redis(url: str, **options: Any) -> RedisClient:
-    """A client for one Redis URL that answers in text, connects when first used, and waits for nothing for ever."""
+    """A client for one Redis URL that answers in text, connects when first used, and waits for nothing for ever.
+
+    It keeps to the deadline of who is in a hurry (`engine.hurry`).
+    """
     from redis import Redis
 
+    from beatline.engine.hurry import hurrying
+
     factory: Any = Redis
-    return factory.from_url(
+    client = factory.from_url(
         url,
         decode_responses=True,
         socket_timeout=SOCKET_TIMEOUT_S,
@@ -73,3 +78,6 @@ def connect_redis(url: str, **options: Any) -> RedisClient:
         health_check_interval=15,
         **options,
     )
+    pool = client.connection_pool
+    pool.connection_class = hurrying(pool.connection_class)
+    return client

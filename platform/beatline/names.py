@@ -68,6 +68,11 @@ def successor_run_id(run_id: str, place: str) -> str:
     return str(uuid5(_RUN_IDS, f"{run_id}|{place}"))
 
 
+def index_name(queue: str) -> str:
+    """The name of a queue's index, without the installation's prefix: kombu's own client puts that before it."""
+    return f"queued:{queue}"
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """Every Redis key of one installation. What has no time to live is named in `permanent`."""
@@ -77,6 +82,11 @@ class Keys:
     def queue(self, name: str) -> str:
         """The list of a queue, as kombu's global_keyprefix writes it (priority steps are appended by kombu)."""
         return f"{self.prefix}{name}"
+
+    def index(self, queue: str) -> str:
+        """Sorted set: run id → when its message was put into this queue, or was last seen there, in ms. From its publishing
+        to its claim, so that it lives as long as messages wait. `engine/index.py` keeps it, with what publishes."""
+        return f"{self.prefix}{index_name(queue)}"
 
     def run(self, run_id: str) -> str:
         """Hash of a claimed run: attempt, state, fence, worker, begun. Lives 24 h past its last change."""
@@ -113,6 +123,11 @@ class Keys:
         return f"{self.prefix}epoch:settled"
 
     @property
+    def paused(self) -> str:
+        """Hash: a queue from which no worker takes anything → since when, by whom and why. PostgreSQL's, copied here."""
+        return f"{self.prefix}queues:paused"
+
+    @property
     def fence(self) -> str:
         """String: the counter below the epoch in a fence."""
         return f"{self.prefix}fence"
@@ -133,4 +148,4 @@ class Keys:
     @property
     def permanent(self) -> tuple[str, ...]:
         """Keys that live as long as the installation."""
-        return (self.leases, self.events, self.epoch, self.since, self.settled, self.fence)
+        return (self.leases, self.events, self.epoch, self.since, self.settled, self.fence, self.paused)

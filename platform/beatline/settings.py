@@ -124,6 +124,11 @@ class Settings(BaseSettings):
     priority_order: Literal["high_first", "low_first"] = Field(
         default="high_first", description="Whether priority 9 goes first, or 0 as in Celery on Redis."
     )
+    accept: Literal["redis", "postgres"] = Field(
+        default="redis",
+        description="Where a plain .delay() is accepted: redis, in one round trip, or postgres: its row is committed "
+        "first, and Redis may be away.",
+    )
     result_expires_s: int = Field(default=3600, ge=1, description="How long a result is kept, in seconds.")
     history_days: int = Field(default=30, ge=1, description="How many days of history are kept.")
     lease_s: Seconds = Field(

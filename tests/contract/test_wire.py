@@ -49,7 +49,7 @@ def queued(installation: Installation, queue: str) -> dict[str, Any]:
 def test_a_message_built_for_a_stored_run_is_the_one_celery_sends(
     app: Any, installation: Installation, options: dict[str, Any]
 ) -> None:
-    when = [1, {"at": datetime(2026, 11, 22, tzinfo=UTC)}]
+    when = [{"at": datetime(2026, 11, 22, tzinfo=UTC)}]
     app.send_task("test.add", when, {"y": "ü"}, task_id="r1", headers={h.DAY: DAY}, **options)
     theirs = queued(installation, options.get("queue", "default"))
     built = message_of(app, "test.add", when, {"y": "ü"}, run_id="r1", day=DAY, **options)

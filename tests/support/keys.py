@@ -25,6 +25,8 @@ def _is_permanent(key: str, keys: Keys, queues: Iterable[str]) -> bool:
         return True
     if key.partition(_PRIORITY_STEP)[0] in {keys.queue(name) for name in queues}:
         return True
+    if key in {keys.index(name) for name in queues}:
+        return True
     rest = key.removeprefix(keys.prefix)
     return rest in _KOMBU or rest.startswith(_KOMBU[0])
 

@@ -26,6 +26,12 @@ def add(x: int, y: int) -> int:
     return x + y
 
 
+@shared_task(name="test.anything")
+def anything(*args: Any, **kwargs: Any) -> int:
+    """A task that takes whatever it is given."""
+    return len(args) + len(kwargs)
+
+
 @shared_task(name="test.forget", ignore_result=True)
 def forget() -> None:
     """A task whose result is not kept."""
@@ -127,3 +133,38 @@ def early(self: Any) -> int:
     if current_run().attempt == 1:
         raise Reject("not here", requeue=True)
     return current_run().attempt
+
+
+@shared_task(name="test.later", bind=True)
+def later(self: Any, countdown: float) -> int:
+    """Asks once to be tried again so much later; returns the attempt that was."""
+    if current_run().attempt == 1:
+        raise self.retry(countdown=countdown)
+    return current_run().attempt
+
+
+@shared_task(name="test.later_foreign", bind=True, base=ForeignTask)
+def later_foreign(self: Any, countdown: float) -> int:
+    if current_run().attempt == 1:
+        raise self.retry(countdown=countdown)
+    return current_run().attempt
+
+
+_STRICT: dict[str, Any] = {"durable": "strict"}  # as a dict: the stubs of Celery know its own options only
+
+
+@shared_task(name="test.later_strict", bind=True, **_STRICT)
+def later_strict(self: Any, countdown: float) -> int:
+    if current_run().attempt == 1:
+        raise self.retry(countdown=countdown)
+    return current_run().attempt
+
+
+@shared_task(name="test.replaced_later", bind=True)
+def replaced_later(self: Any) -> Any:
+    return self.replace(add.s(1, 2).set(countdown=3600))
+
+
+@shared_task(name="test.total")
+def total(numbers: list[int]) -> int:
+    return sum(numbers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import quote
@@ -42,12 +42,13 @@ class Context:
             return self._app
 
     @property
-    def tasks(self) -> list[str]:
-        """The names of the tasks that are known here."""
+    def tasks(self) -> Mapping[str, Any]:
+        """The tasks that are known here, by name."""
         app: Any = self.celery
         app.loader.import_default_modules()
         app.finalize()
-        return sorted(app.tasks)
+        known: Mapping[str, Any] = app.tasks
+        return known
 
     @contextmanager
     def transaction(self) -> Generator[Connection]:

@@ -46,6 +46,15 @@ class Accepted(BaseModel):
     queued: bool | None = None
 
 
+class Cancel(BaseModel):
+    """Why a run is cancelled, and whether its task is given no time to tidy up."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Words | None = None
+    hard: bool = False
+
+
 class WorkerList(BaseModel):
     """The workers that answer within a second, and those that hold leases."""
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -18,6 +18,7 @@ from beatline.definitions.file import Contents, read_file
 from beatline.errors import DefinitionError
 from beatline.families import kinds
 from beatline.installation import Installation
+from beatline.schedules.edit import refuse_misfit
 from beatline.settings import read_variable
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def command(
     known = kinds()
     contents = read_file(file, known.values(), read_variable)
     installation = Installation.load()
+    _refuse_misfits(installation, contents)
     steps = _try(installation, contents, known)
     to_do = [step for step in steps if step.action != "unchanged"]
     if not as_json:
@@ -56,6 +58,15 @@ def command(
         emit({"applied": asked, "steps": steps}, as_json=True)
     else:
         _print_end(steps, applied=asked, dry_run=dry_run)
+
+
+def _refuse_misfits(installation: Installation, contents: Contents) -> None:
+    if contents.schedules:
+        from beatline.schedules.run_now import task_app
+
+        known: Mapping[str, Any] = task_app(installation).tasks
+        for spec in contents.schedules:
+            refuse_misfit(spec, known)
 
 
 class _TakenBack(Exception):  # no error: it ends a transaction that was only a trial

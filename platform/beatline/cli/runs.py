@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
 import typer
 
 from beatline.cli.output import AsJson, emit, operator, say, visible
+from beatline.cli.output import show as shown
 from beatline.clock import utc_now
 from beatline.errors import BeatlineError
 from beatline.installation import Installation
 from beatline.ledger.database import guarded, open_engine
 from beatline.ledger.history import Attempt, Run, RunFilter, attempts_of, find_run, list_runs, moment, retries_of
 from beatline.ledger.states import ENDED, RunState
+from beatline.schedules.zones import read_duration_s
 from beatline.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Runs: what was asked for, and what became of it.")
@@ -60,7 +62,8 @@ def list_all(
     if as_json:
         emit(found, as_json=True)
         return
-    emit([_line(run) for run in found], as_json=False, empty="No run is like that.")
+    waits = any(run.state is RunState.DELAYED for run in found)
+    emit([_line(run, due=waits) for run in found], as_json=False, empty="No run is like that.")
     if len(found) == limit:
         say(f"These are the last {limit}; --limit shows more.")
 
@@ -71,12 +74,14 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a run: when it waited and ran, its attempts, its error, and what to do about it."""
+    from beatline.ledger.cancel import being_cancelled
+
     settings = Settings.load()
     with guarded(settings), open_engine(settings).connect() as conn:
         run = find_run(conn, run_id)
         attempts = attempts_of(conn, run.id)
         retries = retries_of(conn, run.id)
-    advice = suggestion(run, utc_now())
+        advice = being_cancelled(conn, run.id) or suggestion(run, utc_now())
     if as_json:
         emit(asdict(run) | {"attempts": attempts, "retried_as": list(retries), "suggestion": advice}, as_json=True)
         return
@@ -110,12 +115,83 @@ def retry(
     say(f"Run {retried.retried_as} is accepted: `beatline runs show {retried.retried_as}`.{later}")
 
 
+@app.command()
+def move(
+    run_id: Annotated[str, typer.Argument(metavar="ID", help="Its id, or how the id begins.", show_default=False)],
+    to: Annotated[str | None, typer.Option("--to", help="A date: 2026-11-22T14:00 (local time).")] = None,
+    within: Annotated[
+        str | None, typer.Option("--in", help="A time from now: 90s, 15m, 2h, 7d; 0s sends it now.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a delayed run another time."""
+    from beatline.ledger.delays import move as move_run  # which imports kombu
+
+    installation = Installation.load()
+    when = _time_to_come(to, within)
+    with guarded(installation.settings):
+        moved = move_run(installation, run_id, when, who=operator())
+    if as_json:
+        emit(moved, as_json=True)
+        return
+    late = moved.expires is not None and moved.expires <= moved.due
+    say(f"Run {moved.run_id} is due at {shown(moved.due)}.{' It expires before that.' if late else ''}")
+
+
+def _time_to_come(to: str | None, within: str | None) -> datetime:
+    if (to is None) is (within is None):
+        raise BeatlineError("Say when: either --to 2026-11-22T14:00 or --in 90m.")
+    try:
+        if within is None:
+            return datetime.fromisoformat((to or "").strip()).astimezone(UTC)
+        if (seconds := read_duration_s(within)) >= 0:
+            return utc_now() + timedelta(seconds=seconds)
+        raise ValueError(within)
+    except (ValueError, OverflowError):
+        said = f"--to {to[:40]!r} is no date" if to is not None else f"--in {(within or '')[:40]!r} is no time to come"
+        raise BeatlineError(f"{said}: write --to 2026-11-22T14:00 or --in 90s, 15m, 2h, 7d.") from None
+
+
+@app.command()
+def cancel(
+    run_id: Annotated[str, typer.Argument(metavar="ID", help="Its id, or how the id begins.", show_default=False)],
+    reason: Annotated[str | None, typer.Option("--reason", help="Why, for who looks later.")] = None,
+    hard: Annotated[
+        bool, typer.Option("--hard", help="Give a task that runs no time to tidy up, where its pool can stop it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """End a run that waits or runs; nothing that follows it is called, and it is not tried again."""
+    from beatline.app import create_app
+    from beatline.ledger.cancel import cancel_run
+
+    installation = Installation.load()
+    with guarded(installation.settings):
+        app = create_app(installation.settings)
+        done = cancel_run(installation, run_id, who=operator(), app=app, reason=reason, hard=hard)
+    if as_json:
+        emit(done, as_json=True)
+        return
+    match done.how:
+        case "ended":
+            said = "is cancelled"
+        case "told":
+            said = f"is being cancelled by {done.worker or 'the worker that holds it'}"
+        case "noted":
+            said = "will be cancelled. Redis does not answer: a recorder does it when it does"
+    say(f"Run {done.run_id} {said}: `beatline runs show {done.run_id}`.")
+
+
 def suggestion(run: Run, now: datetime) -> str | None:
     """What a person can do about a run; None where there is nothing to do."""
     waits = (now - run.changed_at).total_seconds() > _SLOW_S
     match run.state:
         case RunState.ACCEPTED | RunState.LOST if waits:
             return "A recorder puts it into its queue: see that one runs (`beatline recorder`, `beatline queues`)."
+        case RunState.DELAYED if run.eta is not None and (now - run.eta).total_seconds() > _SLOW_S:
+            return "It is due: a recorder sends it. See that one runs (`beatline recorder`, `beatline queues`)."
+        case RunState.DELAYED:
+            return f"It waits for its time. To give it another one: `beatline runs move {run.id} --in 10m`."
         case RunState.QUEUED if waits and run.eta is not None and run.eta > now:
             return "It waits for its time."
         case RunState.QUEUED if waits:
@@ -138,7 +214,8 @@ def _state(name: str) -> RunState:
         raise BeatlineError(f"There is no state {name!r}. States: {', '.join(RunState)}.") from None
 
 
-def _line(run: Run) -> dict[str, Any]:
+def _line(run: Run, *, due: bool = False) -> dict[str, Any]:
+    when = {"due": run.eta if run.state is RunState.DELAYED else None} if due else {}
     return {
         "id": run.id[:_ID_CHARS],
         "state": run.state.value,
@@ -146,6 +223,7 @@ def _line(run: Run) -> dict[str, Any]:
         "queue": run.queue,
         "schedule": run.schedule,
         "accepted": run.accepted_at,
+        **when,
         "took_s": _took_s(run.started_at, run.ended_at) if run.state in ENDED else None,
         "attempt": run.attempt,
         "why": _short(run.reason or run.error or ""),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -14,7 +14,7 @@ from beatline.cli.output import AsJson, emit, operator, say
 from beatline.errors import DefinitionError
 from beatline.installation import Installation
 from beatline.schedules import occurrences, store
-from beatline.schedules.edit import dangling, edited, refuse_unknown
+from beatline.schedules.edit import dangling, edited, refuse_misfit, refuse_unknown
 from beatline.schedules.model import Schedule, ScheduleSpec, read_spec
 from beatline.schedules.view import coming as next_slots
 from beatline.schedules.view import in_words, shown
@@ -64,7 +64,10 @@ def add(
     }  # fmt: skip
     spec = read_spec(name, raw)
     installation = Installation.load()
-    refuse_unknown(spec, installation.settings.queues, None if force else _known_tasks(installation))
+    known = None if force else _known_tasks(installation)
+    refuse_unknown(spec, installation.settings.queues, known)
+    if known is not None:
+        refuse_misfit(spec, known)
     with transaction(installation) as conn:
         made = store.add(conn, spec, who=operator())
         warnings = dangling(conn, spec)
@@ -101,11 +104,13 @@ def change(
     given = {field: value for field, value in raw.items() if value is not None}
     installation = Installation.load()
 
-    tasks = None if force or task is None else _known_tasks(installation)
+    known = None if force or not given.keys() & {"task", "args", "kwargs"} else _known_tasks(installation)
 
     def checked(current: Schedule) -> ScheduleSpec:
         spec = edited(current, given)
-        refuse_unknown(spec, installation.settings.queues, tasks)
+        refuse_unknown(spec, installation.settings.queues, None if task is None else known)
+        if known is not None:
+            refuse_misfit(spec, known)
         return spec
 
     with transaction(installation) as conn:
@@ -217,10 +222,11 @@ def _json(option: str, text: str | None) -> Any:
         ) from None
 
 
-def _known_tasks(installation: Installation) -> Iterable[str]:
+def _known_tasks(installation: Installation) -> Mapping[str, Any]:
     from beatline.schedules.run_now import task_app
 
-    return task_app(installation).tasks
+    known: Mapping[str, Any] = task_app(installation).tasks
+    return known
 
 
 def _tell(schedule: Schedule, text: str, as_json: bool) -> None:

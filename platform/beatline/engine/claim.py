@@ -1,4 +1,5 @@
-"""The scripts around an attempt, each one round trip and atomic: claim, renew, begin, finish, abandon, return.
+"""The scripts around an attempt, each one round trip and atomic: claim, renew, begin, finish, abandon, return,
+cancel.
 
 A lease is a score in a sorted set, in the Redis server's clock; the record of a run is a hash that outlives it by a day.
 Every call names the run and the fence it was given: who no longer holds the lease changes nothing.
@@ -6,7 +7,7 @@ Every call names the run and the fence it was given: who no longer holds the lea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final, Literal, NamedTuple
@@ -14,6 +15,7 @@ from uuid import uuid4
 
 from beatline.engine.doubt import CLOCKS_MS, DOUBTED_AGE_MS, Vouched
 from beatline.engine.kept import KeptEnd, Seen, parse_id
+from beatline.engine.messages import index_of
 from beatline.engine.server import Server
 from beatline.installation import RedisClient
 from beatline.ledger.events import FIELD
@@ -38,9 +40,12 @@ class Lease:
 @dataclass(frozen=True, slots=True)
 class Dropped:
     """The message asks for an attempt that is not newer than the one on record, which `stands` as leased, ended, closed,
-    returned or dead."""
+    returned, dead or cancelled; or its run was `cancelled`, by this order, before the attempt, and `untold` is whether
+    who waits for it has to be told."""
 
     stands: str
+    cancelled: str = ""
+    untold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +66,12 @@ Claimed = Lease | Dropped | Doubted | None
 
 
 class Renewed(NamedTuple):
-    """What a renewal brought home: the fences of leases that are no longer ours, and what it saw of Redis."""
+    """What a renewal brought home: the fences of leases that are no longer ours, what it saw of Redis, and the
+    orders to cancel, by the fence of the lease."""
 
     gone: frozenset[int]
     seen: Seen
+    cancelled: Mapping[int, str]
 
 
 def script_source(name: str) -> str:
@@ -84,7 +91,7 @@ class Claims:
         self._lease_ms = int(lease_s * 1000)
         self._call: dict[str, Any] = {
             name: redis.register_script(script_source(name))
-            for name in ("claim", "renew", "begin", "finish", "abandon", "return_run")
+            for name in ("claim", "renew", "begin", "finish", "abandon", "return_run", "cancel")
         }
 
     def claim(
@@ -100,16 +107,18 @@ class Claims:
         sent_ms: int | None = None,
         vouched: Vouched | None = None,
         known_epoch: int = 0,
+        queue: str = "",
     ) -> Claimed:
         """Claim an attempt for one delivery of its message, named by `token`: claiming twice with it is claiming once.
 
         `accepted` is appended to the ledger's stream if nothing is known of the run yet. A message with `sent_ms` is
         doubted if Redis's memory cannot vouch for it (see doubt.py), unless PostgreSQL `vouched` for it. `epoch` is its
-        sender's, `known_epoch` the caller's own: a Redis that knows none begins above both.
+        sender's, `known_epoch` the caller's own: a Redis that knows none begins above both. From
+        now on the message is not in the index of its `queue`.
         """
         keys = self._keys
         answer = self._call["claim"](
-            [keys.run(run_id), keys.leases, keys.epoch, keys.fence, keys.events, keys.since],
+            [keys.run(run_id), keys.leases, keys.epoch, keys.fence, keys.events, keys.since, keys.index(queue)],
             [
                 run_id, attempt, worker, self._lease_ms, day, epoch, RECORD_LIFE_S, accepted, token or uuid4().hex,
                 "" if sent_ms is None else sent_ms, DOUBTED_AGE_MS, CLOCKS_MS,
@@ -124,16 +133,26 @@ class Claims:
             return Doubted(int(answer[1]), before_ms=int(answer[2]))
         if verdict == "wait":
             return Doubted(int(answer[1]), hold_s=int(answer[2]) / 1000)
+        if verdict == "cancelled":
+            return Dropped(verdict, _text(answer[1]), untold=_text(answer[2]) != "1")
         return Dropped(_text(answer[1])) if verdict == "drop" else None
 
-    def renew(self, leases: Sequence[Lease]) -> Renewed:
-        """Renew leases, none as well, and say what this Redis is and how far it has been drained."""
+    def renew(
+        self, leases: Sequence[Lease], *, begun: Collection[int] | None = None, parks: Collection[int] = ()
+    ) -> Renewed:
+        """Renew leases, none as well, and say what this Redis is and how far it has been drained.
+
+        What Redis has forgotten of a lease is written again: whether it has `begun` and `parks` its run when it is lost,
+        by fence; None: all have begun.
+        """
         keys = self._keys
         args: list[Any] = [self._lease_ms, RECORD_LIFE_S]
         for lease in leases:
-            args += (lease.run_id, lease.fence, lease.attempt, lease.worker, lease.day)
+            has_begun = begun is None or lease.fence in begun
+            args += (lease.run_id, lease.fence, lease.attempt, lease.worker, lease.day, int(has_begun))
+            args += (int(lease.fence in parks),)
         runs = (keys.run(lease.run_id) for lease in leases)
-        gone, *seen = self._call["renew"]([keys.leases, keys.epoch, keys.since, keys.events, *runs], args)
+        gone, *seen, orders = self._call["renew"]([keys.leases, keys.epoch, keys.since, keys.events, *runs], args)
         epoch, began, server, first, last = map(_text, seen)
         return Renewed(
             frozenset(int(fence) for fence in gone),
@@ -144,6 +163,7 @@ class Claims:
                 first=parse_id(first) if first else None,
                 last=parse_id(last),
             ),
+            {int(fence): _text(order) for fence, order in zip(orders[::2], orders[1::2], strict=True)},
         )
 
     def park_if_lost(self, lease: Lease) -> None:
@@ -200,10 +220,31 @@ class Claims:
         facts = [lease.run_id, lease.fence, reason, "1" if begun else "0"]
         return bool(self._call["abandon"]([keys.run(lease.run_id), keys.leases], facts))
 
+    def cancel(self, run_id: str, attempt: int, order: str, *, running: bool, unleased_only: bool) -> tuple[str, str]:
+        """Cancel a run by an order, which is the event that says so: it ends now, or its worker is told.
+
+        `attempt` is the latest that PostgreSQL knows; a run of which Redis has no record ends too, unless it is believed to
+        be `running`. (*cancelled*, the attempt that has ended so), (*leased*, the worker or ''), or (*ended*, ''): it is
+        over by itself.
+        """
+        keys = self._keys
+        facts = [attempt, order, RECORD_LIFE_S, "1" if running else "0", "1" if unleased_only else "0"]
+        how, what = self._call["cancel"]([keys.run(run_id), keys.events], facts)
+        return _text(how), _text(what)
+
     def return_run(
-        self, run_id: str, fence: int, *, events: Sequence[str], queue_list: str, message: str, expired_only: bool
+        self,
+        run_id: str,
+        fence: int,
+        *,
+        events: Sequence[str],
+        queue_list: str,
+        message: str,
+        expired_only: bool,
+        delayed: bool = False,
     ) -> bool:
-        """End an attempt that will not end by itself, and queue the next one (or none: an empty message, a dead run).
+        """End an attempt that will not end by itself, and queue the next one (or none: an empty message, a dead run, or
+        one whose next attempt is `delayed`).
 
         `events` are appended in order; `queue_list` is the full key of the Redis list. False: nothing was changed,
         because the lease is another's, has ended or (`expired_only`) holds.
@@ -211,8 +252,8 @@ class Claims:
         keys = self._keys
         return bool(
             self._call["return_run"](
-                [keys.run(run_id), keys.leases, keys.events, queue_list],
-                [run_id, fence, "1" if expired_only else "0", RECORD_LIFE_S, message, *events],
+                [keys.run(run_id), keys.leases, keys.events, queue_list, index_of(keys, queue_list)],
+                [run_id, fence, "1" if expired_only else "0", RECORD_LIFE_S, message, "1" if delayed else "0", *events],
             )
         )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -82,6 +83,11 @@ class Doubts:
         priority = message.properties.get("priority")
         level = priority if isinstance(priority, int) else 0
         return list_key(self._installation.keys, queue, level, low_first=self._low_first)
+
+    def unlist(self, run_id: str, queue: str) -> None:
+        """A message was dropped by PostgreSQL's word, without a claim that would have taken it out of its queue's index."""
+        with suppress(RedisError):  # the reconciler finds it there
+            self._installation.redis.zrem(self._installation.keys.index(queue), run_id)
 
     def keep(self, doubted: Doubted, doubtful: Doubtful) -> None:
         """Go on with the message when PostgreSQL has said what becomes of it; park it if it does not say."""

@@ -35,7 +35,7 @@ class Duty(StartStopStep):
 
         def turn() -> None:
             """A loop that turns does not help where every slot is held by a run that hangs."""
-            if keeper.hung() < (parent.pool.limit or 1):
+            if len(keeper.running(hung=True)) < (parent.pool.limit or 1):
                 pulse.beat("consumes")
 
         keeper.on_renewed = lambda: pulse.beat("works")

@@ -12,19 +12,21 @@ import atexit
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Final, Literal
+from dataclasses import replace
+from typing import Final
 
 from redis.exceptions import RedisError
 
 from beatline.clock import monotonic_s
 from beatline.engine.claim import Claimed, Claims, Lease
 from beatline.engine.doubt import Vouched
+from beatline.engine.held import End, Held
 from beatline.engine.kept import KeptEnd, KeptEnds, parse_id
 from beatline.engine.server import Server
 from beatline.engine.standstill import ON_PREFORK, Standstill
+from beatline.failpoints import reach
 from beatline.installation import connect_redis
 from beatline.ledger.events import Event, late
 from beatline.logs import get_logger
@@ -40,43 +42,16 @@ HUNG_GRACE_S: Final = 10.0
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class End:
-    """How an attempt ended: `state` as in Claims.finish, the event that says it, and when an untold attempt began.
-
-    One that was `refused` where its task ran is only recorded as late.
-    """
-
-    lease: Lease
-    state: Literal["ended", "closed"]
-    event: Event
-    began: float | None = None
-    refused: bool = False
-
-
-@dataclass(slots=True)
-class _Held:
-    """A lease we hold, and how far its run has come here. `untold` is a begin that Redis has not been told of; a lease
-    that `rests` has a run that has ended, and waits for its end to be committed."""
-
-    lease: Lease
-    handed_over: bool = False
-    accepted: bool = False
-    untold: Event | None = None
-    tell_at: float = 0.0
-    hung_at: float = float("inf")
-    task: str = ""
-    rests: bool = False
-
-
 class LeaseKeeper:
     """Every lease this process holds, and the only place that ends one. Thread-safe.
 
     A lease that Redis says is another's is dropped: its task goes on, but its end will be refused. `on_renewed` is
-    called when leases were renewed and a task runs under one of them. `kept` are the ends that PostgreSQL may not have yet.
+    called when leases were renewed and a task runs under one of them, `on_cancelled` with the orders to cancel what is held
+    here, by fence, again and again. `kept` are the ends that PostgreSQL may not have yet.
     """
 
     on_renewed: Callable[[], None] | None = None
+    on_cancelled: Callable[[Mapping[int, str]], None] | None = None
 
     def __init__(self, settings: Settings) -> None:
         # A connection of its own saves each call the way through a pool.
@@ -89,7 +64,7 @@ class LeaseKeeper:
         self._renew_s = settings.lease_renew_s
         self._lock = threading.RLock()  # a signal handler may end a request in the middle of us
         self._wake = threading.Event()
-        self._held: dict[int, _Held] = {}
+        self._held: dict[int, Held] = {}
         self._ends: deque[End] = deque()
         self._ended: deque[Event] = deque(maxlen=4)  # the last ones: suspects, where leases lapsed
         self._standstill = Standstill(settings.lease_s)
@@ -144,20 +119,23 @@ class LeaseKeeper:
         *,
         sent_ms: int | None = None,
         vouched: Vouched | None = None,
+        queue: str = "",
     ) -> Claimed:
         """As Claims.claim; a lease that is won is kept from here on. Raises redis.RedisError."""
         known = self.kept.seen
         claimed = self._claims.claim(
             run_id, attempt, worker, day, epoch, token, accepted,
-            sent_ms=sent_ms, vouched=vouched, known_epoch=known.epoch if known else 0,
+            sent_ms=sent_ms, vouched=vouched, known_epoch=known.epoch if known else 0, queue=queue,
         )  # fmt: skip
         if isinstance(claimed, Lease):
             with self._lock:
-                self._held[claimed.fence] = _Held(claimed)
+                self._held[claimed.fence] = Held(claimed)
         return claimed
 
     def park_if_lost(self, lease: Lease) -> None:
         """Tell the reconciler not to repeat this attempt; the message says it only if its sender knew the task."""
+        with self._lock:
+            self._held.setdefault(lease.fence, Held(lease)).parks = True
         try:
             self._upkeep.park_if_lost(lease)
         except RedisError as exc:
@@ -175,10 +153,10 @@ class LeaseKeeper:
         Past `limit_s` and a grace its lease is renewed no more: it hangs.
         """
         with self._lock:
-            held = self._held.setdefault(lease.fence, _Held(lease))
+            held = self._held.setdefault(lease.fence, Held(lease))
             held.handed_over = held.accepted = True
             held.task = started.task
-            held.untold, held.tell_at = started, monotonic_s() + BEGIN_LINGER_S
+            held.started, held.untold, held.tell_at = started, started, monotonic_s() + BEGIN_LINGER_S
             if limit_s:
                 held.hung_at = monotonic_s() + limit_s + HUNG_GRACE_S
             too_late = self._sleeps_until > held.tell_at
@@ -192,7 +170,7 @@ class LeaseKeeper:
     def rest(self, lease: Lease) -> None:
         """The run has ended, and its lease is held and renewed until `finish`."""
         with self._lock:
-            held = self._held.setdefault(lease.fence, _Held(lease))
+            held = self._held.setdefault(lease.fence, Held(lease))
             held.handed_over = held.accepted = held.rests = True
             held.hung_at = float("inf")
 
@@ -225,8 +203,10 @@ class LeaseKeeper:
         except RedisError as exc:
             log.warning("lease_left_to_expire", run_id=lease.run_id, error=str(exc))
 
-    def give_back(self, lease: Lease, events: list[str], queue_list: str, message: str) -> bool:
-        """End this attempt and queue the next one with `message`. Raises redis.RedisError."""
+    def give_back(
+        self, lease: Lease, events: list[str], queue_list: str, message: str, *, delayed: bool = False
+    ) -> bool:
+        """End this attempt and queue the next one with `message`, or none if it is `delayed`. Raises redis.RedisError."""
         with self._lock:
             held = self._held.pop(lease.fence, None)
         return self._claims.return_run(
@@ -236,6 +216,7 @@ class LeaseKeeper:
             queue_list=queue_list,
             message=message,
             expired_only=False,
+            delayed=delayed,
         )
 
     def forget_waiting(self, in_pool: Collection[str] | None) -> None:
@@ -342,6 +323,7 @@ class LeaseKeeper:
             if started is None or not self.holds(held.lease):
                 continue  # ended meanwhile, and took its begin along
             self._upkeep.begin(held.lease, started.to_json())
+            reach("lease.told_begun")
             # Only now: an end that overtakes this call takes the begin along, and told twice is told once.
             held.untold = None
 
@@ -349,12 +331,21 @@ class LeaseKeeper:
         held = self.held()
         if not held and not len(self.kept) and self.kept.seen is not None:
             return
+        with self._lock:
+            begun = {fence for fence, one in self._held.items() if one.accepted}
+            parks = {fence for fence, one in self._held.items() if one.parks}
         newest = self.kept.newest
-        gone, seen = self._upkeep.renew(held)
-        if self.kept.see(seen, newest) and self.kept.to_send:
-            log.info("ends_sent_again", count=self.kept.to_send, reason="Redis may have lost them")
+        gone, seen, cancelled = self._upkeep.renew(held, begun=begun, parks=parks)
+        if self.kept.see(seen, newest):
+            with self._lock:
+                for one in self._held.values():
+                    one.untold = None if one.rests else one.started  # told, but perhaps not drained from what was lost
+            if self.kept.to_send:
+                log.info("ends_sent_again", count=self.kept.to_send, reason="Redis may have lost them")
         if self.on_renewed is not None and self._at_work():
             self.on_renewed()
+        if cancelled and self.on_cancelled is not None:
+            self.on_cancelled(cancelled)
         if not gone:
             return
         with self._lock:
@@ -379,12 +370,6 @@ class LeaseKeeper:
             waiting = [held.lease for held in self._held.values() if not held.accepted]
         for lease in waiting:
             self.abandon(lease, "", begun=False)
-
-    def hung(self) -> int:
-        """How many runs here are past their hard limit and its grace, and still hold their slots."""
-        now = monotonic_s()
-        with self._lock:
-            return sum(held.accepted and now >= held.hung_at for held in self._held.values())
 
     def _at_work(self) -> bool:
         now = monotonic_s()

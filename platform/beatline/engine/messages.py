@@ -10,7 +10,7 @@ import base64
 import json
 from bisect import bisect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import uuid4
 
@@ -43,6 +43,11 @@ def list_key(keys: Keys, queue: str, priority: int, *, low_first: bool = False) 
     """The full Redis key of the list that a message of this priority goes to."""
     step = step_of(priority, low_first=low_first)
     return keys.queue(f"{queue}{SEPARATOR}{step}" if step else queue)
+
+
+def index_of(keys: Keys, list_key: str) -> str:
+    """The full Redis key of the index of the queue that this list belongs to."""
+    return keys.index(list_key.removeprefix(keys.prefix).partition(SEPARATOR)[0])
 
 
 def parked_key(list_key: str) -> str:
@@ -179,6 +184,16 @@ def accepted_event(message: Mapping[str, Any], queue: str, payload: str) -> Even
         expires=head.get("expires"),
         message=payload,
     )
+
+
+def delayed_event(message: Mapping[str, Any], queue: str, payload: str) -> Event:
+    """What the ledger is told of a message that is put into no queue, but waits there for its `eta`: all of it."""
+    return replace(accepted_event(message, queue, payload), queued=None, delayed=True)
+
+
+def now_ms() -> int:
+    """What the index of a queue says of a message that is put there now: the time, by this machine's clock."""
+    return int(utc_now().timestamp() * 1000)
 
 
 def attempt_of(head: Mapping[str, Any]) -> int:

@@ -56,6 +56,14 @@ class Obituary:
         context = Context({**request, "delivery_info": {}, "called_directly": False})
         self._app.backend.mark_as_failure(run_id, RunDeadError(text), request=context, store_result=kept)
 
+    def tell_cancelled(self, payload: bytes, reason: str) -> bool:
+        """Tell who waits for a run that was cancelled, and that no worker holds. False: it went wrong, and was logged."""
+        try:
+            return tell_cancelled(self._app, payload, reason)
+        except Exception:
+            log.exception("cancelled_run_not_told")
+            return False
+
     @cached_property
     def _app(self) -> Any:
         # Here, because most recorders never bury a run, and an app that knows no task is all that it takes.
@@ -67,6 +75,28 @@ class Obituary:
         app.conf.result_backend_transport_options |= {"retry_policy": PATIENCE}
         app.conf.result_backend_max_retries = PATIENCE["max_retries"]
         return app
+
+
+def tell_cancelled(app: Any, payload: bytes | str, reason: str) -> bool:
+    """What Celery's worker does for a revoked task: a kept result says so, and a chord counts the part as failed.
+
+    False: it went wrong, and was logged.
+    """
+    from celery.app.task import Context
+
+    message = json.loads(payload)
+    head: dict[str, Any] = message["headers"]
+    try:
+        given: dict[str, Any] = json.loads(base64.b64decode(message["body"]))[2] or {}
+        kept = head.get("ignore_result") is not True
+        if kept or given.get("chord"):
+            embed = name_successors(given, head["id"])
+            context = Context({**head, **embed, "delivery_info": {}, "called_directly": False})
+            app.backend.mark_as_revoked(head["id"], reason, request=context, store_result=kept)
+    except Exception:
+        log.exception("cancelled_run_not_told", run_id=head.get("id"))
+        return False
+    return True
 
 
 def _routed(errback: dict[str, Any], queue: str) -> dict[str, Any]:

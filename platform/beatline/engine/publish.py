@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 from kombu.serialization import dumps
 
 from beatline.engine import headers as h
-from beatline.engine.messages import StoredMessage, list_key, new_message
+from beatline.engine.encoding import encodable
+from beatline.engine.messages import StoredMessage, list_key, new_message, now_ms
 from beatline.ledger.events import FIELD
 from beatline.task import policies
+from beatline.task.arguments import UNCHECKED
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -45,17 +47,23 @@ def message_of(
     schedule: str | None = None,
     slot: datetime | None = None,
     root_id: str | None = None,
+    eta: datetime | None = None,
+    expires: datetime | None = None,
 ) -> StoredMessage:
     """The message of a run's first attempt, as Celery would publish it, without sending it.
 
     `queue` and `priority` default to what the task's options and the routes say. Raises UnknownQueueError,
-    MessageTooLargeError, and kombu's EncodeError for arguments that JSON cannot hold.
+    MessageTooLargeError, and ArgumentsError for arguments that JSON cannot hold. Whether the task takes them is not
+    looked at: who accepts them does that, with `task.arguments.check_known`.
     """
     route = _route(app, task, args, kwargs, queue)
     extra: dict[str, Any] = {} if schedule is None else {h.SCHEDULE: schedule}
     if slot is not None:
         extra[h.SLOT] = slot.isoformat()
-    return _built(app, task, Wanted(args, run_id, day), kwargs, route, priority=priority, root_id=root_id, extra=extra)
+    return _built(
+        app, task, Wanted(args, run_id, day), kwargs, route, priority=priority, root_id=root_id, extra=extra, eta=eta,
+        expires=expires,
+    )  # fmt: skip
 
 
 def messages_of(app: Celery, task: str, wanted: Sequence[Wanted]) -> list[StoredMessage]:
@@ -85,23 +93,29 @@ def _built(
     priority: int | None = None,
     root_id: str | None = None,
     extra: Mapping[str, Any] | None = None,
+    eta: datetime | None = None,
+    expires: datetime | None = None,
 ) -> StoredMessage:
     amqp: Any = app.amqp
     target = route["queue"]
-    built = amqp.create_task_message(
-        wanted.run_id,
-        task,
-        list(wanted.args),
-        dict(kwargs),
-        root_id=root_id,
-        ignore_result=route.get("ignore_result"),
-        time_limit=route.get("time_limit"),
-        soft_time_limit=route.get("soft_time_limit"),
-    )
+    with encodable(task):
+        built = amqp.create_task_message(
+            wanted.run_id,
+            task,
+            list(wanted.args),
+            dict(kwargs),
+            root_id=root_id,
+            eta=eta,
+            expires=expires if expires is not None else route.get("expires"),
+            ignore_result=route.get("ignore_result"),
+            time_limit=route.get("time_limit"),
+            soft_time_limit=route.get("soft_time_limit"),
+            **{UNCHECKED: True},
+        )
+        content_type, encoding, text = dumps(built.body, serializer="json")
     head = built.headers | amqp.run_headers(wanted.run_id, {h.DAY: wanted.day}) | {h.STORED: 1} | (extra or {})
     head |= policies.wire(app.tasks, task, {})
     level = priority if priority is not None else route.get("priority")
-    content_type, encoding, text = dumps(built.body, serializer="json")
     properties = {**built.properties, "priority": int(level or 0)}
     return new_message(
         head, (content_type, encoding, text), properties, target if isinstance(target, str) else target.name
@@ -119,12 +133,17 @@ def publish_stored(installation: Installation, messages: Sequence[StoredMessage]
     low_first = installation.settings.priority_order == "low_first"
     keys = installation.keys
     lists: dict[str, list[str]] = {}
+    indexed: dict[str, dict[str, int]] = {}
+    at = now_ms()
     for message in messages:
         key = list_key(keys, message.queue, message.priority, low_first=low_first)
         lists.setdefault(key, []).append(message.payload)
+        indexed.setdefault(keys.index(message.queue), {})[message.run_id] = at
     with installation.redis.pipeline(transaction=True) as pipe:
         for key, payloads in lists.items():
             pipe.lpush(key, *payloads)
+        for key, runs in indexed.items():
+            pipe.zadd(key, runs)
         for message in messages:
             pipe.xadd(keys.events, {FIELD: message.queued_event().to_json()})
         pipe.execute()

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 from celery.worker.state import task_ready
 from kombu.utils.encoding import safe_repr
 from kombu.utils.json import dumps
@@ -23,7 +23,9 @@ from beatline.clock import utc_now
 from beatline.engine import headers as h
 from beatline.engine.claim import Lease
 from beatline.engine.deaths import death_reason, largest_child_mb
-from beatline.engine.lease import End, LeaseKeeper
+from beatline.engine.held import End
+from beatline.engine.lease import LeaseKeeper
+from beatline.engine.live import leave_celery, remember
 from beatline.engine.messages import list_key, next_attempt
 from beatline.engine.seams import ExceptionWithTraceback, Request
 from beatline.engine.strict import Uncommitted, strict_ends_of
@@ -33,6 +35,7 @@ from beatline.ledger.events import SHOWN_CHARS, TRACEBACK_CHARS, Event, storable
 from beatline.ledger.states import EventKind
 from beatline.logs import get_logger
 from beatline.task.base import Replaced
+from beatline.task.cancelling import Cancelled
 from beatline.task.guard import LeaseLost
 from beatline.task.policies import is_strict, parks_when_lost
 
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 
 _DEADLY: Final = (TimeLimitExceeded, WorkerLostError, SystemExit, KeyboardInterrupt)
 """What a pool process does not outlive."""
+CANCELLED: Final = "its task said that it was cancelled"
 KILLED_WITHIN_S: Final = 1.0
 """When a process that ran into its hard limit is gone: billiard sends SIGTERM, and SIGKILL a tenth of a second later."""
 
@@ -73,7 +77,10 @@ class LeasedRequest(Request):
     """A request whose attempt was claimed before it was made. Nothing a task raises gets past it unacknowledged."""
 
     claim: ClaimedMessage
+    cancelling: str | None = None
+    """Why the run was cancelled, once this worker knows of it."""
     _ended = False
+    _handed_to: Any = None
     _largest_child_mb = 0
     _uncommitted: Uncommitted | None = None
 
@@ -87,15 +94,20 @@ class LeasedRequest(Request):
             return self.returned(succeed, failed__retval__runtime, kwargs)
 
         def execute_using_pool(self: LeasedRequest, pool: Any, **kwargs: Any) -> Any:
+            if self._ended:
+                leave_celery(self)  # cancelled or given back, while it waited for its slot
+                raise TaskRevokedError(self.id)
             self.claim.keeper.hand_over(self.claim.lease)
             self.limit_by_queue(pool)
-            return execute(self, pool, **kwargs)
+            self._handed_to = execute(self, pool, **kwargs)
+            return self._handed_to
 
         made.on_success, made.execute_using_pool = on_success, execute_using_pool
 
     def __init__(self, message: Any, **options: Any) -> None:
         self.claim = message.claimed
         super().__init__(message, **options)
+        remember(self)
         lease = self.claim.lease
         self._request_dict |= {h.ATTEMPT: lease.attempt, h.DAY: lease.day, h.FENCE: lease.fence}
         self._given_limit_s = (self.time_limits or (None,))[0] or self.task.time_limit
@@ -109,10 +121,13 @@ class LeasedRequest(Request):
         # What is parked once it has begun must not be thought not to have, should this process die right now.
         at_once = parks_when_lost(self.task)
         self.claim.keeper.begin(self.claim.lease, self.event(EventKind.STARTED), limit_s, at_once=at_once)
+        reach("worker.begun")
         super().on_accepted(pid, time_accepted)
 
     def returned(self, celery: Any, outcome: Any, options: dict[str, Any]) -> Any:
         """The pool brought a result, or what the task raised; `celery` is what Celery does of it."""
+        if self._already_revoked and self._ended:
+            return self._leave()  # cancelled while it ran, on a pool that cannot stop it
         if not isinstance(outcome, tuple):
             # Threads bring what is no Exception (SystemExit) home in place of an outcome, and Celery trips over it.
             return self._fail_quietly(outcome)
@@ -137,6 +152,7 @@ class LeasedRequest(Request):
 
     def on_retry(self, exc_info: Any) -> None:
         """The task asked for another attempt, whose message is in its queue already."""
+        reach("worker.retried")
         self.end(EventKind.RETRIED, error=safe_repr(exc_info.exception.exc), traceback=str(exc_info.traceback))
         super().on_retry(exc_info)
 
@@ -145,6 +161,8 @@ class LeasedRequest(Request):
         exc = _raised(exc_info)
         if return_ok and isinstance(exc, TimeLimitExceeded):
             self._fail_quietly(exc_info)  # another run's limit, which the task met in that run's result
+        elif isinstance(exc, Cancelled):
+            self.end_cancelled()
         elif self._died(exc):
             self._lost(exc, death_reason(exc, self._largest_child_mb))
         elif isinstance(exc, LeaseLost) and not exc.known:
@@ -174,8 +192,41 @@ class LeasedRequest(Request):
     def acknowledge(self) -> None:
         """Acknowledge the message; that of a strict task only when its end is committed."""
         self._settle(super().acknowledge)
+        reach("worker.acknowledged")
 
     # What we make of it.
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a pool has said that it executes the run."""
+        return self.time_start is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the attempt has its end, or was given back."""
+        return self._ended
+
+    def withdraw(self) -> bool:
+        """Whether the run, which has not begun, will not: no pool has it, or it has let go of it."""
+        if self._handed_to is None:
+            return True
+        future = getattr(self._handed_to, "f", None)  # of a pool of threads
+        return future is not None and bool(future.cancel())
+
+    def end_cancelled(self, how: str = "") -> None:
+        """End the attempt as cancelled, and tell who waits for the run."""
+        if not self._ended:
+            self._guarded(self._announce_revoked, f"{self.cancelling or CANCELLED}{how}", True, None, False)
+        else:
+            self._leave()
+
+    def give_back(self) -> bool:
+        """Put the run, which has not begun, back into its queue. False: a pool has it, which will begin it."""
+        if self._ended or self.has_begun or not self.withdraw():
+            return False
+        self.reject(requeue=True)
+        task_ready(self)
+        return True
 
     def limit_by_queue(self, pool: Any) -> None:
         """Have the pool enforce the queue's limits, unless sender or task has set others."""
@@ -193,7 +244,9 @@ class LeasedRequest(Request):
         if state == "ended" and is_strict(self.task):
             self._uncommitted = strict_ends_of(self.claim.keeper, installation_of(self.task.app)).add(end)
             return True
-        return self.claim.keeper.finish(end)
+        taken = self.claim.keeper.finish(end)
+        reach("worker.ended")
+        return taken
 
     def _settle(self, settle: Callable[[], None]) -> None:
         if self._uncommitted is None:

@@ -18,6 +18,7 @@ __all__ = [
     "ExceptionWithTraceback",
     "Group",
     "Logging",
+    "RedisBackend",
     "RedisQoS",
     "Request",
     "Router",
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
         request_dict: dict[str, Any]
         _request_dict: dict[str, Any]
         _already_revoked: bool
+        time_start: float | None
+        worker_pid: int
         _already_cancelled: bool
 
         def __init__(self, message: Any, **options: Any) -> None: ...
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
         Request: str
 
         def on_replace(self, sig: Any) -> Any: ...
+        def retry(self, *args: Any, **options: Any) -> Any: ...
 
     class AMQP:
         """celery.app.amqp.AMQP"""
@@ -99,6 +103,9 @@ if TYPE_CHECKING:
         """kombu.transport.redis.Channel"""
 
         from_transport_options: tuple[str, ...]
+        priority_steps: list[int]
+        connection_class: type
+        connection_class_ssl: type
         qos: Any
         QoS: type
 
@@ -110,6 +117,7 @@ if TYPE_CHECKING:
         def _get_message_priority(self, message: dict[str, Any], reverse: bool = False) -> int: ...
         def _q_for_pri(self, queue: str, pri: int) -> str: ...
         def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None: ...
+        def _purge(self, queue: str) -> int: ...
 
     class VirtualQoS:
         """kombu.transport.virtual.base.QoS: deliveries that are open, in memory"""
@@ -130,6 +138,11 @@ if TYPE_CHECKING:
         def _remove_from_indices(self, delivery_tag: str) -> Any: ...
         def reject(self, delivery_tag: str, requeue: bool = False) -> None: ...
         def restore_unacked(self, client: Any = None) -> None: ...
+
+    class RedisBackend:
+        """celery.backends.redis.RedisBackend"""
+
+        def on_task_call(self, producer: Any, task_id: str) -> None: ...
 
     class Transport:
         """kombu.transport.redis.Transport"""
@@ -201,6 +214,7 @@ else:
     from celery.app.amqp import AMQP
     from celery.app.log import Logging
     from celery.app.routes import Router
+    from celery.backends.redis import RedisBackend
     from celery.bootsteps import StartStopStep
     from celery.result import AsyncResult
     from celery.worker.request import Request

@@ -31,11 +31,16 @@ from beatline.engine.asking import Known
 from beatline.engine.claim import Claimed, Doubted, Dropped, Lease
 from beatline.engine.doubt import sent_ms, was_redelivered
 from beatline.engine.doubts import Doubtful, doubts_of
-from beatline.engine.lease import End, LeaseKeeper
+from beatline.engine.held import End
+from beatline.engine.lease import LeaseKeeper
 from beatline.engine.messages import accepted_event, attempt_of, is_run
+from beatline.engine.obituary import tell_cancelled
+from beatline.engine.orders import Order
+from beatline.engine.putting_off import put_off
 from beatline.engine.request import ClaimedMessage, Limits, attempt_event
 from beatline.engine.worker import keeper_of, settings_of
 from beatline.errors import NameRefusedError
+from beatline.failpoints import reach
 from beatline.ledger.events import MESSAGE_LIMIT_BYTES
 from beatline.ledger.states import EventKind
 from beatline.logs import get_logger
@@ -81,18 +86,28 @@ def leased(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
     def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **options: Any) -> Any:
         if parks:
             mark(message.headers)
+        reach("worker.fetched")
         wanted = _read(message)
-        claimed = _claim(keeper, wanted, consumer.hostname, doubts.known(wanted.run_id, wanted.attempt))
+        known = doubts.known(wanted.run_id, wanted.attempt)
+        claimed = _claim(keeper, wanted, consumer.hostname, known)
         message.settled = isinstance(claimed, Lease | Dropped)
         if isinstance(claimed, Lease):
+            reach("worker.claimed")
             message._raw["headers"] = message.headers
             claim = ClaimedMessage(claimed, keeper, settings, wanted.queue, limits.get(wanted.queue))
             message.claimed = claim
             if parks and not is_marked(message.headers):
                 keeper.park_if_lost(claimed)
+            if _bury_if_it_fails(claim, wanted.task, put_off, claim, wanted.task, message):
+                log.info("message_put_off", run_id=wanted.run_id, eta=message.headers.get("eta"))
+                return ack(_celery_log, consumer.connection_errors)
             return _bury_if_it_fails(claim, wanted.task, inner, message, body, ack, reject, callbacks, **options)
         if isinstance(claimed, Dropped):
             log.info("message_dropped", run_id=wanted.run_id, attempt=wanted.attempt, stands=claimed.stands)
+            if known is not None and known.fate == "drop":
+                doubts.unlist(wanted.run_id, wanted.queue)
+            if claimed.untold:
+                tell_cancelled(app, dumps(message._raw), Order.parse(claimed.cancelled).reason)
             return ack(_celery_log, consumer.connection_errors)
         if isinstance(claimed, Doubted):
             message.headers = message._raw["headers"]  # as it came: it is read once more, or goes back to Redis
@@ -121,7 +136,7 @@ def _limits(foreign: tuple[str, ...], consumer: Any) -> dict[str, Limits]:
 
 
 def _bury_if_it_fails(claim: ClaimedMessage, task: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Make a request of the message. One that cannot be made ends the run as dead, and Celery rejects the message."""
+    """Make of the message what it asks for. What cannot be made ends the run as dead, and Celery rejects the message."""
     try:
         return call(*args, **options)
     except Exception as exc:
@@ -143,7 +158,7 @@ def _claim(keeper: LeaseKeeper, wanted: _Wanted, worker: str, known: Known | Non
         try:
             return keeper.claim(
                 wanted.run_id, wanted.attempt, worker, wanted.day, wanted.epoch, token, wanted.accepted,
-                sent_ms=wanted.sent_ms, vouched=vouched,
+                sent_ms=wanted.sent_ms, vouched=vouched, queue=wanted.queue,
             )  # fmt: skip
         except RedisError as exc:
             if monotonic_s() > give_up:

@@ -22,9 +22,11 @@ from typing import Any, Final
 from celery import current_app
 from kombu.utils.json import dumps
 
-from beatline.clock import monotonic_s
+from beatline.clock import monotonic_s, utc_now
 from beatline.engine import headers as h
-from beatline.engine.lease import End, LeaseKeeper
+from beatline.engine.delay import waits
+from beatline.engine.held import End
+from beatline.engine.lease import LeaseKeeper
 from beatline.engine.messages import accepted_event
 from beatline.failpoints import reach
 from beatline.installation import Installation
@@ -219,4 +221,5 @@ def commit_next(message: dict[str, Any], queue: str) -> None:
 
 def _accepted(message: Mapping[str, Any], queue: str) -> Event:
     stored = {**message, "headers": {**message["headers"], h.STORED: 1}}
-    return replace(accepted_event(stored, queue, dumps(stored)), queued=None)
+    delayed = waits(message["headers"].get("eta"), utc_now()) or None
+    return replace(accepted_event(stored, queue, dumps(stored)), queued=None, delayed=delayed)

@@ -1,5 +1,7 @@
 """kombu's Redis transport, where publishing a task and telling the ledger of it are one transaction.
 
+A task that is wanted much later is not published: the ledger alone is told, and sends it when it is due (see `delay`).
+
 It also turns the sense of priorities in the one place where a message meets its list: 9 goes first, and a message keeps
 the number its sender gave, so that retries and chains, which copy it, do not turn it twice.
 
@@ -13,13 +15,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import redis
 from kombu.utils.json import dumps
 
+from beatline.clock import utc_now
 from beatline.engine import headers as h
 from beatline.engine import seams
-from beatline.engine.messages import MAX_PRIORITY, accepted_event, check_size, is_run
+from beatline.engine.delay import waits
+from beatline.engine.hurry import hurrying
+from beatline.engine.messages import (
+    MAX_PRIORITY,
+    accepted_event,
+    check_size,
+    delayed_event,
+    is_run,
+    now_ms,
+    parked_key,
+)
+from beatline.failpoints import reach
 from beatline.ledger.events import FIELD, Event
 from beatline.ledger.states import EventKind
+from beatline.names import index_name
 
 SETTLED: Final = "settled"
 """The attribute of a message that needs no booking: its attempt was claimed, or is not to run."""
@@ -102,6 +118,10 @@ class Channel(seams.Channel):
 
     QoS = QoS
 
+    # A caller of `.delay()` waits for what goes over these; a worker that consumes is in no hurry.
+    connection_class = hurrying(redis.Connection)
+    connection_class_ssl = hurrying(redis.SSLConnection)
+
     beatline_events: str = ""
     beatline_low_first: bool = False
     known_epoch: int = 0
@@ -146,18 +166,51 @@ class Channel(seams.Channel):
             commit_next(message, queue)
         payload: str = dumps(message)
         check_size(message["headers"][h.TASK], payload)
+        batch = kwargs.pop("_publish_batch", None)
+        if waits(message["headers"].get("eta"), utc_now()):
+            self._delay(message, queue, payload, batch)
+            return
         event = _event_of(message, queue, payload).to_json()
         list_name = self._q_for_pri(queue, self._get_message_priority(message))
-        batch = kwargs.pop("_publish_batch", None)
+        indexed = {message["headers"][h.RUN_ID]: now_ms()}
         if batch is not None:
             batch.add("xadd", self.beatline_events, {FIELD: event})
+            batch.add("zadd", index_name(queue), indexed)
             batch.add("lpush", list_name, payload)
             return
         with self.conn_or_acquire() as client, client.pipeline(transaction=True) as pipe:
-            # kombu prefixes the list's key, but not a stream's: `beatline_events` is the full key.
+            # kombu prefixes the keys of a list and an index, but not a stream's: `beatline_events` is the full key.
             pipe.lpush(list_name, payload)
             pipe.xadd(self.beatline_events, {FIELD: event})
+            pipe.zadd(index_name(queue), indexed)
+            reach("publish.sending")
             pipe.execute()
+        reach("publish.sent")
+
+    def _purge(self, queue: str) -> int:
+        """Empty the queue, what waits for PostgreSQL's word in it too, and its index.
+
+        What Beatline accepted is not gone: the reconciler finds it in no queue, and sends it again.
+        """
+        lists = [self._q_for_pri(queue, step) for step in self.priority_steps]
+        lists += [parked_key(name) for name in lists]
+        with self.conn_or_acquire() as client, client.pipeline(transaction=True) as pipe:
+            for name in lists:
+                pipe.llen(name)
+            pipe.delete(*lists, index_name(queue))
+            *sizes, _ = pipe.execute()
+        return sum(map(int, sizes))
+
+    def _delay(self, message: dict[str, Any], queue: str, payload: str, batch: Any) -> None:
+        """Tell the ledger alone: it sends the message when it is due. One that is stored waits there already."""
+        if message["headers"].get(h.STORED):
+            return
+        event = delayed_event(message, queue, payload).to_json()
+        if batch is not None:
+            batch.add("xadd", self.beatline_events, {FIELD: event})
+            return
+        with self.conn_or_acquire() as client:
+            client.xadd(self.beatline_events, {FIELD: event})
 
 
 def _event_of(message: dict[str, Any], queue: str, payload: str) -> Event:

@@ -32,6 +32,7 @@ from beatline.names import check_run_id
 from beatline.queues.census import LEAKED
 from beatline.settings import Settings
 from beatline.task.base import adopt
+from beatline.task.cancelling import listen
 from beatline.task.policies import is_strict
 
 CONF_KEY: Final = "beatline"
@@ -136,11 +137,13 @@ def _share_with_child(**_: Any) -> None:
 
 
 def _init_pool_process(**_: Any) -> None:
-    """A pool child dies with its parent, so that a killed worker leaves no zombie that still runs its task.
+    """A pool child listens to what cancels its run, and dies with its parent: no zombie still runs its task then.
 
     Elsewhere than on Linux a child notices only when its task ends; its late end is refused by the fence.
     """
     in_child = current_process().name != "MainProcess"
+    if in_child and CONF_KEY in current_app.conf:
+        listen()
     if sys.platform == "linux" and in_child and CONF_KEY in current_app.conf:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

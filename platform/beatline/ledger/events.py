@@ -48,6 +48,8 @@ class Event:
     """On the end of a short attempt: when it began, so that its start needs no event of its own."""
     # only on accepted events
     queued: bool | None = None
+    delayed: bool | None = None
+    """It waits in PostgreSQL for its `eta`, and lies in no queue."""
     args_shown: str | None = None
     kwargs_shown: str | None = None
     priority: int | None = None
@@ -81,7 +83,8 @@ class Event:
     def from_json(cls, text: str | bytes) -> Event:
         """Read what to_json wrote. Raises ValueError if it is no event of this version or an older one.
 
-        A field that a newer sender added is ignored, so that workers may be upgraded before the recorder.
+        A field that a newer sender added is ignored, and what it says with it: so all recorders are replaced before any
+        sender or worker.
         """
         raw: Any = json.loads(text)
         if not isinstance(raw, dict):

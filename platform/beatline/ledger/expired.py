@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Connection
 
 from beatline.engine.claim import PARKS, Claims
-from beatline.engine.messages import StoredMessage, list_key, next_attempt, parks
+from beatline.engine.messages import StoredMessage, list_key, next_attempt, now_ms, parks
 from beatline.engine.obituary import Obituary
 from beatline.errors import SecretError
 from beatline.failpoints import reach
@@ -20,7 +20,7 @@ from beatline.ledger.database import open_engine, sql
 from beatline.ledger.epochs import Server
 from beatline.ledger.events import FIELD, Event
 from beatline.ledger.lost import SILENT, Dead, LostAttempt, decide_lost
-from beatline.ledger.states import ENDED, EventKind
+from beatline.ledger.states import ENDED, EventKind, RunState
 from beatline.logs import get_logger
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ TOLD_AFTER_MS: Final = 60_000
 """A lease that expired so long ago and cannot be settled is spoken of."""
 
 _RUNS: Final = """
-    SELECT r.id, r.day, r.task, r.queue, r.state, r.attempt, r.message, r.message_attempt
-    FROM {schema}.run_days d JOIN {schema}.runs r ON r.day = d.day AND r.id = d.id WHERE d.id = ANY(:ids)
+    SELECT r.id, r.day, r.task, r.queue, r.state, r.attempt, r.message, r.message_attempt, c.reason AS cancelled
+    FROM {schema}.run_days d JOIN {schema}.runs r ON r.day = d.day AND r.id = d.id
+    LEFT JOIN {schema}.cancellations c ON c.run_id = r.id WHERE d.id = ANY(:ids)
 """
 _ATTEMPTS: Final = """
     SELECT a.run_id, a.attempt, a.outcome, a.worker, a.reason, a.started_at
@@ -62,6 +63,7 @@ class _Past:
     attempt: int
     message: bytes | None
     message_attempt: int | None
+    cancelled: str | None = None
     attempts: dict[int, Any] = field(default_factory=dict[int, Any])
 
 
@@ -140,9 +142,24 @@ class ExpiredLeases:
                 raise _WaitError(f"PostgreSQL knows attempt {past.attempt} only, and this is {attempt}")
             self._finish(lease, [], None)
             return
+        if past.attempt == attempt and _was_replaced(past):
+            # What it put in its place carries the run on, perhaps without a message until its other parts have ended.
+            self._finish(lease, [], None)
+            return
         current, before = _current(lease, past, attempt), _lost_before(past, attempt)
         _check_complete(past, attempt)
+        kind = EventKind.LOST if current.begun else EventKind.RETURNED
+        lost = _event(kind, lease.run_id, past, current, server, current.why or None)
+        if past.state == RunState.DELAYED and (attempt < past.attempt or lease.fence is None):
+            # It had asked for its retry, which waits for its time, and is not to be hurried.
+            self._finish(lease, [lost] if attempt < past.attempt else [], None, delayed=True)
+            return
         plain = self._message(lease.run_id, past)
+        if past.cancelled is not None:
+            ended = _event(EventKind.CANCELLED, lease.run_id, past, current, server, past.cancelled)
+            if self._finish(lease, [ended], None) and plain is not None:
+                self._obituary.tell_cancelled(plain, past.cancelled)
+            return
         fate = decide_lost(before, current, parks=lease.parks or parks(plain))
         again = fate if isinstance(fate, Dead) else self._next(plain, fate.attempt, server)
         if isinstance(again, Dead):
@@ -156,9 +173,8 @@ class ExpiredLeases:
                 finally:
                     self._obituary.tell(plain, again.reason)
             return
-        kind = EventKind.LOST if current.begun else EventKind.RETURNED
-        lost = _event(kind, lease.run_id, past, current, server, current.why or None)
         if self._finish(lease, [lost, again.queued_event()], again):
+            reach("reconcile.put_back")
             why = current.why or "stopped"
             log.warning("run_put_back", run_id=lease.run_id, task=past.task, attempt=again.attempt, reason=why)
 
@@ -175,7 +191,9 @@ class ExpiredLeases:
         except ValueError as exc:
             return Dead(f"its worker died, and its message cannot be sent again: {exc}")
 
-    def _finish(self, lease: _Lease, events: Sequence[Event], again: StoredMessage | None) -> bool:
+    def _finish(
+        self, lease: _Lease, events: Sequence[Event], again: StoredMessage | None, *, delayed: bool = False
+    ) -> bool:
         said = [event.to_json() for event in events]
         low_first = self._installation.settings.priority_order == "low_first"
         queue = list_key(self._keys, again.queue, again.priority, low_first=low_first) if again else ""
@@ -190,6 +208,7 @@ class ExpiredLeases:
             queue_list=queue or self._keys.queue("default"),  # a key is wanted where no message is sent
             message=again.payload if again else "",
             expired_only=True,
+            delayed=delayed,
         )
 
     def _finish_forgotten(self, run_id: str, events: Sequence[str], queue: str, again: StoredMessage | None) -> None:
@@ -201,6 +220,7 @@ class ExpiredLeases:
                 pipe.xadd(self._keys.events, {FIELD: event})
             if again:
                 pipe.lpush(queue, again.payload)
+                pipe.zadd(self._keys.index(again.queue), {run_id: now_ms()})
             pipe.execute()
 
 
@@ -223,7 +243,7 @@ def _pasts(conn: Connection, ids: list[str]) -> dict[str, _Past]:
     pasts = {
         row.id: _Past(
             row.day, row.task, row.queue, row.state, row.attempt,
-            None if row.message is None else bytes(row.message), row.message_attempt,
+            None if row.message is None else bytes(row.message), row.message_attempt, row.cancelled,
         )
         for row in conn.execute(sql(conn, _RUNS), {"ids": ids})
     }  # fmt: skip
@@ -231,6 +251,11 @@ def _pasts(conn: Connection, ids: list[str]) -> dict[str, _Past]:
         if row.run_id in pasts:
             pasts[row.run_id].attempts[row.attempt] = row
     return pasts
+
+
+def _was_replaced(past: _Past) -> bool:
+    known = past.attempts.get(past.attempt)
+    return known is not None and known.outcome == "replaced"
 
 
 def _check_complete(past: _Past, attempt: int) -> None:

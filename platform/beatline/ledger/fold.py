@@ -63,6 +63,8 @@ def _fold_run(runs: dict[str, Row], known: Known) -> None:
     event = known.event
     kind = EventKind.QUEUED if event.kind is EventKind.ACCEPTED and event.queued else event.kind
     state, reached = run_state(kind), progress(kind, event.attempt)
+    if kind is EventKind.ACCEPTED and event.delayed:
+        state = RunState.DELAYED
     if state is None or reached is None:
         return
     row = runs.setdefault(event.run_id, {"id": event.run_id})

@@ -88,6 +88,10 @@ def _checked(entry: Entry, event: Event) -> Known:
         raise ValueError(f"runtime_s is no number: {runtime!r}")
     if event.queued is not None and type(event.queued) is not bool:
         raise ValueError(f"queued is neither true nor false: {event.queued!r}")
+    if event.delayed is not None and type(event.delayed) is not bool:
+        raise ValueError(f"delayed is neither true nor false: {event.delayed!r:.80}")
+    if event.delayed and (event.eta is None or event.message is None):
+        raise ValueError("a delayed run needs an eta, and the message to send then")
     _check_message(event.message)
     _check_day(event.day)
     changed: dict[str, Any] = {}

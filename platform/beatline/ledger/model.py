@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Date,
@@ -84,6 +85,8 @@ runs = Table(
     CheckConstraint("attempt >= 1", name="runs_attempt"),
     CheckConstraint("(state IN ('succeeded','failed','cancelled','dead')) = (ended_at IS NOT NULL)", name="runs_ended"),
     Index("runs_open", "state", "accepted_at", postgresql_where=text("ended_at IS NULL")),
+    Index("runs_due", "eta", postgresql_where=text("state = 'delayed'")),
+    Index("runs_expiring", "expires", postgresql_where=text("ended_at IS NULL AND expires IS NOT NULL")),
     Index("runs_recent", text("accepted_at DESC"), text("id DESC")),
     Index("runs_schedule", "schedule", text("slot DESC"), postgresql_where=text("schedule IS NOT NULL")),
     postgresql_partition_by="RANGE (day)",
@@ -227,6 +230,27 @@ leaders = Table(
     Column("number", BigInteger, nullable=False, comment="grows with each new leader: an older one writes nothing"),
     Column("holder", Text, nullable=False),
     Column("since", _time, nullable=False),
+)
+
+cancellations = Table(
+    "cancellations",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("at", _time, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("reason", Text, nullable=False, comment="what the end of the run says"),
+    Column("hard", Boolean, nullable=False, comment="its body is given no time"),
+    comment="Runs that are to end as cancelled. Forgotten two days after the order, once the run has ended.",
+)
+
+queue_pauses = Table(
+    "queue_pauses",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("since", _time, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("reason", Text),
+    comment="Queues from which no worker takes anything.",
 )
 
 parked_events = Table(

@@ -1,51 +1,37 @@
-"""Puts back what was lost on the way: runs accepted and never queued, runs in no queue, runs whose lease expired.
+"""Puts back what was lost on the way: runs in no queue, runs whose lease expired. (What never got so far has `relay`.)
 
 Publishing a run again is harmless, because an attempt is claimed once. So a round need not be exact: it must happen.
 
 That holds as long as Redis knows what was claimed. After it lost data, only the workers do. So nothing at all is published
 before the same server has answered, in the same epoch, for a full lease: a worker renews thrice in a lease at least, and
 with its first renewal writes the leases and sends the ends that Redis has forgotten. `settled` in Redis names the data set
-for which that has been waited out; who starts later need not wait for what needs no proof of silence.
+for which that has been waited out; who starts later need not wait for what needs no proof of silence. Nor does a delayed
+run, which never was in Redis (see `delays`).
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import text
 
-from beatline.clock import monotonic_s, utc_now
-from beatline.engine.messages import StoredMessage, next_attempt
-from beatline.engine.publish import publish_stored
-from beatline.errors import SecretError
-from beatline.failpoints import reach
-from beatline.ledger.apply import message_binding
-from beatline.ledger.database import open_engine, schema_of, sql
+from beatline.clock import monotonic_s
+from beatline.ledger.cancellations import Cancellations
+from beatline.ledger.database import open_engine, schema_of
 from beatline.ledger.epochs import Server
 from beatline.ledger.expired import ExpiredLeases
+from beatline.ledger.forgotten import ForgottenRuns
 from beatline.ledger.missing import MissingMessages
-from beatline.ledger.store import mark_queued
-from beatline.ledger.stream import measure
 from beatline.logs import get_logger
+from beatline.queues import pausing
 
 if TYPE_CHECKING:
     from redis import Redis
 
     from beatline.installation import Installation
 
-GRACE_S: Final = 5.0
-"""A run accepted so long ago has been queued by who accepted it, or never will be."""
-PAGE: Final = 100
-PAGES: Final = 10
-"""Pages a round: after them the recorder reads events again."""
-
-_NEVER_QUEUED: Final = """
-    SELECT day, id, attempt, message FROM {schema}.runs
-    WHERE state = 'accepted' AND ended_at IS NULL AND accepted_at < :before AND message IS NOT NULL
-      AND id <> ALL(:unreadable)
-    ORDER BY accepted_at LIMIT :page FOR UPDATE SKIP LOCKED
-"""
+PAUSES_S: Final = 5.0
+"""How often Redis's copy of the pauses is compared with PostgreSQL's; at once where Redis is another one."""
 
 log = get_logger(__name__)
 
@@ -83,8 +69,10 @@ class Reconciler:
         self._redis = redis
         self._sight = Sight(installation.settings.lease_s)
         self._expired = ExpiredLeases(installation, redis)
+        self._forgotten = ForgottenRuns(installation, redis)
         self._missing = MissingMessages(installation, redis)
-        self._unreadable: set[str] = set()
+        self._cancellations = Cancellations(installation, redis)
+        self._next_pauses, self._pauses_in = 0.0, ""
 
     def lost_sight(self) -> None:
         """Redis did not answer: no lease counts as expired until it has done so for a full lease."""
@@ -102,44 +90,22 @@ class Reconciler:
             ).scalar()
             if not leads:
                 return
+            self._mend_pauses(server)
             if server.settled != server.data_set:
                 if not steady:
                     return
                 self._redis.set(self._installation.keys.settled, server.data_set)
-            for _ in range(PAGES):
-                if self._publish_accepted(server) < PAGE:
-                    break
+            self._cancellations.carry_out(server.data_set, final=steady)
+            if steady:
+                self._forgotten.find()
             self._expired.put_back(server, abandoned_only=not steady)
             if steady:
                 self._missing.put_back(server)
 
-    def _publish_accepted(self, server: Server) -> int:
-        # What was queued has said so within the grace, and everything older than the lag has been read.
-        lag = measure(self._redis, self._installation.keys)
-        before = utc_now() - timedelta(seconds=GRACE_S + lag.lag_s)
-        with self._engine.begin() as conn:
-            rows = conn.execute(
-                sql(conn, _NEVER_QUEUED), {"before": before, "page": PAGE, "unreadable": list(self._unreadable)}
-            ).all()
-            messages: list[StoredMessage] = []
-            for row in rows:
-                message = self._open(row.id, row.message, row.attempt, server.epoch or 0)
-                if message is not None:
-                    messages.append(message)
-            publish_stored(self._installation, messages)
-            reach("reconcile.published")
-            queued = {message.run_id for message in messages}
-            mark_queued(conn, [(row.day, row.id) for row in rows if row.id in queued], utc_now())
-        if messages:
-            log.warning("accepted_runs_published", count=len(messages), example=messages[0].run_id)
-        return len(rows)
-
-    def _open(self, run_id: str, sealed: bytes, attempt: int, epoch: int) -> StoredMessage | None:
-        try:
-            plain = self._installation.keyring.decrypt(bytes(sealed), bound_to=message_binding(run_id))
-            return next_attempt(plain, attempt, epoch)
-        except (SecretError, ValueError) as exc:
-            # Excluded from now on, so that the runs behind it go on; a restart of the recorder tries it again.
-            self._unreadable.add(run_id)
-            log.error("message_unreadable", run_id=run_id, error=str(exc))
-            return None
+    def _mend_pauses(self, server: Server) -> None:
+        """What Redis has forgotten of pauses, or was not told."""
+        if monotonic_s() >= self._next_pauses or self._pauses_in != server.data_set:
+            self._next_pauses, self._pauses_in = monotonic_s() + PAUSES_S, server.data_set
+            with self._engine.begin() as conn:
+                if pausing.mend(conn, self._redis, self._installation.keys):
+                    log.info("pauses_written_again")

@@ -1,4 +1,4 @@
-"""The recorder: brings events from Redis into PostgreSQL, and keeps epoch, partitions and lost runs in order.
+"""The recorder: brings events from Redis into PostgreSQL, keeps epoch, partitions and lost runs in order, sends delays.
 
 It may die anywhere. An entry leaves Redis only after the transaction that holds it was committed, and applying it once
 more changes nothing. Any number of recorders may run; one of them reconciles.
@@ -20,9 +20,11 @@ from beatline.failpoints import reach
 from beatline.installation import connect_redis
 from beatline.ledger import partitions
 from beatline.ledger.database import LOCK_NOT_AVAILABLE, check_schema, open_engine, place, sqlstate
+from beatline.ledger.delays import Sender
 from beatline.ledger.epochs import Epochs, look
 from beatline.ledger.intake import Entry
 from beatline.ledger.reconcile import Reconciler
+from beatline.ledger.relay import Relaying
 from beatline.ledger.stream import COUNT, EventStream
 from beatline.ledger.write import write
 from beatline.logs import get_logger
@@ -36,7 +38,10 @@ BLOCK_MS: Final = 500
 LINGER_S: Final = 0.08
 """A batch that is not full waits this long for more: rows written one by one cost as much as fifty at a time."""
 UPKEEP_S: Final = 1.0
+LOOKS_A_LEASE: Final = 5
+"""How often a lease is looked after in its time, at least: half of it without a look proves nothing (see `Sight`)."""
 PARTITIONS_S: Final = 600.0
+SENDING_ENDS_S: Final = 10.0
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 5.0
 
@@ -79,9 +84,13 @@ class Recorder:
         self._stream = EventStream(self._redis, settings.keys)
         self._epochs = Epochs(self._engine, self._redis, settings.keys)
         self._reconciler = Reconciler(installation, self._redis)
+        self._sender = Sender(installation, stop)
+        self._relaying = Relaying(installation, self._redis, stop)
         self._redis_outage = Outage("Redis")
         self._postgres_outage = Outage(f"PostgreSQL at {place(settings)}")
         self._pulse = Pulse(settings.health_folder, "recorder")
+        self._upkeep_s = min(UPKEEP_S, settings.lease_s / LOOKS_A_LEASE)
+        self._block_ms = max(1, min(BLOCK_MS, int(self._upkeep_s * 1000 / 2)))
         self._next_upkeep = self._next_partitions = 0.0
 
     def run(self) -> None:
@@ -89,9 +98,15 @@ class Recorder:
         if not self._wait_for_schema():
             return
         log.info("recorder_started")
+        sending = threading.Thread(target=self._sender.run, name="beatline-delays", daemon=True)
+        sending.start()
+        relaying = threading.Thread(target=self._relaying.run, name="beatline-relay", daemon=True)
+        relaying.start()
         while not self._stop.is_set():
             if self._attempt(self._round):
                 self._pulse.beat("drained")
+        sending.join(SENDING_ENDS_S)
+        relaying.join(SENDING_ENDS_S)
         try:
             self._stream.leave()
         except RedisError:
@@ -132,9 +147,9 @@ class Recorder:
 
     def _round(self) -> None:
         if monotonic_s() >= self._next_upkeep:
-            self._next_upkeep = monotonic_s() + UPKEEP_S  # first, so that what fails here never stops the reading
+            self._next_upkeep = monotonic_s() + self._upkeep_s  # first, so that what fails here never stops the reading
             self._upkeep()
-        entries = self._stream.read(block_ms=BLOCK_MS)
+        entries = self._stream.read(block_ms=self._block_ms)
         self._redis_outage.over()
         if entries and len(entries) < COUNT:
             self._stop.wait(LINGER_S)

@@ -13,13 +13,12 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import uuid4
 
-from redis import RedisError
 from sqlalchemy import Connection, insert
 
+from beatline.client.accepting import publish_soon
 from beatline.clock import utc_now
 from beatline.engine import headers as h
 from beatline.engine.messages import StoredMessage, accepted_event
-from beatline.engine.publish import publish_stored
 from beatline.engine.successors import name_successors
 from beatline.errors import ConflictError, UnknownQueueError
 from beatline.ledger.apply import message_binding
@@ -28,7 +27,6 @@ from beatline.ledger.history import descendants_of, find_run, origin_of
 from beatline.ledger.model import audit
 from beatline.ledger.states import ENDED, RunState
 from beatline.ledger.store import NewRun, insert_runs
-from beatline.logs import get_logger
 from beatline.queues.routing import known_queues
 
 if TYPE_CHECKING:
@@ -41,8 +39,6 @@ _KEPT: Final = """
     SELECT r.state, r.message, r.slot FROM {schema}.runs r JOIN {schema}.run_days d ON d.id = r.id AND d.day = r.day
     WHERE d.id = :id
 """
-
-log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +95,7 @@ def retry_run(installation: Installation, given: str, *, who: str) -> Retried:
         insert_runs(conn, [new], installation.keyring)
         told = {"run_id": new.run_id, "task": new.task}
         conn.execute(insert(audit).values(at=now, who=who, action="retry", kind="run", name=old_id, after=told))
-    return Retried(old_id, new.run_id, _published(installation, message))
+    return Retried(old_id, new.run_id, publish_soon(installation, [message]))
 
 
 def _refuse_open(conn: Connection, run_id: str, origin: str, state: RunState) -> None:
@@ -108,17 +104,6 @@ def _refuse_open(conn: Connection, run_id: str, origin: str, state: RunState) ->
     for retry_id, its_state in descendants_of(conn, origin).items():
         if its_state not in ENDED:
             raise ConflictError(f"Run {run_id} is being retried already: run {retry_id} is {its_state}.")
-
-
-def _published(installation: Installation, message: StoredMessage) -> bool:
-    try:
-        publish_stored(installation, [message])
-    except RedisError as exc:
-        log.warning(
-            "run stands but is not queued yet; a recorder queues it", run_id=message.run_id, error=type(exc).__name__
-        )
-        return False
-    return True
 
 
 def _again(old_id: str, plain: bytes, *, continued: bool) -> StoredMessage:

@@ -31,7 +31,7 @@ ENDED: Final = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLE
 class EventKind(StrEnum):
     """What happened to one attempt of a run."""
 
-    ACCEPTED = "accepted"  # the request exists; carries the whole message, and is queued if `queued` is true
+    ACCEPTED = "accepted"  # the request exists; carries the whole message, and is queued or delayed if it says so
     QUEUED = "queued"  # a message whose row stands in PostgreSQL was put into its queue
     STARTED = "started"  # a pool accepted it: the attempt begins
     RETRIED = "retried"  # the attempt ended and asked for another

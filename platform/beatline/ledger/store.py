@@ -11,6 +11,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from beatline.engine.delay import waits
 from beatline.ledger.apply import message_binding
 from beatline.ledger.database import sql
 from beatline.ledger.events import SHOWN_CHARS, storable
@@ -49,9 +50,9 @@ _INSERT_DAYS: Final = """
 _INSERT_RUNS: Final = """
     INSERT INTO {schema}.runs (day, id, task, queue, state, progress, attempt, changed_at, priority, schedule, slot,
         root_id, parent_id, args_shown, kwargs_shown, message, message_attempt, accepted_at, eta, expires)
-    SELECT day, id, task, queue, :state, :progress, 1, accepted_at, priority, schedule, slot,
+    SELECT day, id, task, queue, state, :progress, 1, accepted_at, priority, schedule, slot,
         root_id, parent_id, args_shown, kwargs_shown, decode(message, 'base64'), 1, accepted_at, eta, expires
-    FROM json_to_recordset(CAST(:rows AS json)) AS new (day date, id text, task text, queue text, priority smallint,
+    FROM json_to_recordset(CAST(:rows AS json)) AS new (day date, id text, task text, queue text, state text, priority smallint,
         schedule text, slot timestamptz, root_id text, parent_id text, args_shown text, kwargs_shown text, message text,
         accepted_at timestamptz, eta timestamptz, expires timestamptz)
 """
@@ -65,7 +66,8 @@ _MARK_QUEUED: Final = """
 def insert_runs(conn: Connection, runs: Sequence[NewRun], keyring: Keyring) -> frozenset[str]:
     """Accept runs in the transaction of `conn`; the ids of those that are new. Two statements, however many runs.
 
-    A run whose id or idempotency key stands already is left as it is, and is not new.
+    A run whose id or idempotency key stands already is left as it is, and is not new. One whose `eta` is far off is
+    delayed: it is not to be published, but sent when it is due.
     """
     if not runs:
         return frozenset()
@@ -80,7 +82,6 @@ def insert_runs(conn: Connection, runs: Sequence[NewRun], keyring: Keyring) -> f
             sql(conn, _INSERT_RUNS),
             {
                 "rows": json.dumps(rows),
-                "state": RunState.ACCEPTED.value,
                 "progress": progress(EventKind.ACCEPTED, 1),
             },
         )
@@ -101,6 +102,7 @@ def _row(run: NewRun, keyring: Keyring) -> dict[str, object]:
         "id": run.run_id,
         "task": run.task,
         "queue": run.queue,
+        "state": RunState.DELAYED if waits(run.eta, run.accepted_at) else RunState.ACCEPTED,
         "priority": run.priority,
         "schedule": run.schedule,
         "slot": _iso(run.slot),

@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
+from beatline.failpoints import reach
 from beatline.ledger.apply import apply, park
 from beatline.ledger.database import sqlstate
 from beatline.ledger.events import SHOWN_CHARS, storable
@@ -46,6 +47,7 @@ def _apply_or_halve(engine: Engine, events: list[Known], keyring: Keyring) -> li
     try:
         with engine.begin() as conn:
             apply(conn, [part for event in events for part in event.parts()], keyring)
+            reach("recorder.written")
     except (DBAPIError, *_OURS) as exc:
         if not is_poison(exc):
             raise

@@ -21,6 +21,10 @@ MOST_LEASES: Final = 10_000
 LEAKED: Final = "leaked_slots"
 """The name, in a worker's statistics, of how many of its slots are held by runs that hang."""
 
+PAUSED: Final = "paused_queues"
+DRAINING: Final = "draining"
+"""The names, in a worker's statistics, of the queues it leaves because they are paused, and of whether it drains."""
+
 
 @dataclass(frozen=True, slots=True)
 class Worker:
@@ -37,6 +41,10 @@ class Worker:
     answers: bool
     leaked: int | None
     """Slots held by runs that hang, where the worker says it."""
+    paused: tuple[str, ...] = ()
+    """Queues of its own from which it takes nothing, because they are paused."""
+    draining: bool | None = None
+    """Whether it takes nothing any more, and ends when nothing runs, where the worker says it."""
 
 
 def workers(app: Celery, redis: Redis, keys: Keys) -> list[Worker]:
@@ -111,6 +119,8 @@ def _worker(name: str, stats: Mapping[str, Any] | None, queues: Iterable[Mapping
         up_s=None if stats is None else stats.get("uptime"),
         answers=stats is not None,
         leaked=(stats or {}).get(LEAKED),
+        paused=tuple((stats or {}).get(PAUSED) or ()),
+        draining=(stats or {}).get(DRAINING),
     )
 
 

@@ -13,7 +13,9 @@ from beatline.clock import utc_now
 from beatline.ledger.history import Open, open_runs
 from beatline.ledger.states import RunState
 from beatline.ledger.stream import Lag, measure
+from beatline.ledger.suspects import Suspects, lost_suspects
 from beatline.queues.census import Worker, lengths, unacknowledged, workers
+from beatline.queues.pausing import Pause, paused
 from beatline.queues.routing import known_queues
 
 if TYPE_CHECKING:
@@ -35,15 +37,20 @@ class QueueLine:
     workers: int
     slots: int
     purpose: str
+    paused_since: datetime | None = None
+    paused_by: str | None = None
+    pause_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All queues, how many messages are taken and not acknowledged, and how far history is behind."""
+    """All queues, how many messages are taken and not acknowledged, how far history is behind, and the open runs that
+    are nowhere: none at rest."""
 
     queues: tuple[QueueLine, ...]
     unacknowledged: int
     ledger: Lag
+    lost_suspects: Suspects
 
 
 def ask_workers(installation: Installation, app: Celery) -> list[Worker]:
@@ -62,12 +69,19 @@ def overview(installation: Installation, app: Celery) -> Overview:
     with installation.engine.connect() as conn:
         conn.execute(text("SET LOCAL statement_timeout TO '10s'"))
         known = open_runs(conn)
+        pauses = paused(conn)
+        suspects = lost_suspects(installation, conn)
     now = utc_now()
     lines = [
-        _line(name, queue.purpose, waiting[name], known, [worker for worker in serving if name in worker.queues], now)
+        _line(name, queue.purpose, waiting[name], known, _serving(serving, name), now, pauses.get(name))
         for name, queue in queues.items()
     ]
-    return Overview(tuple(lines), taken, lag)
+    return Overview(tuple(lines), taken, lag, suspects)
+
+
+def _serving(workers: Sequence[Worker], queue: str) -> list[Worker]:
+    """Those that serve it, or will when it is resumed."""
+    return [worker for worker in workers if queue in worker.queues or queue in worker.paused]
 
 
 def _line(
@@ -77,6 +91,7 @@ def _line(
     known: Mapping[tuple[str, RunState], Open],
     serving: Sequence[Worker],
     now: datetime,
+    pause: Pause | None,
 ) -> QueueLine:
     def count(state: RunState) -> int:
         return known[name, state].count if (name, state) in known else 0
@@ -92,4 +107,7 @@ def _line(
         workers=len(serving),
         slots=sum(worker.slots or 0 for worker in serving),
         purpose=purpose,
+        paused_since=pause.since if pause else None,
+        paused_by=pause.who if pause else None,
+        pause_reason=pause.reason if pause else None,
     )

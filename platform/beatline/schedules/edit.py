@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
-from beatline.errors import DefinitionError, UnknownQueueError
+from beatline.errors import ArgumentsError, DefinitionError, UnknownQueueError
 from beatline.families import kinds
 from beatline.queues.routing import known_queues
 from beatline.schedules.model import Schedule, ScheduleSpec, read_spec
+from beatline.task.arguments import check_known
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -53,6 +54,14 @@ def refuse_unknown(spec: ScheduleSpec, queues: Iterable[str], tasks: Iterable[st
             f"No task {spec.task!r} is known here{f'; did you mean {close}?' if close else '.'} Name the "
             "module of your own tasks in BEATLINE_TASK_MODULES, or force it (--force, or force=true) if only workers know it."
         )
+
+
+def refuse_misfit(spec: ScheduleSpec, tasks: Mapping[str, Any]) -> None:
+    """Raises DefinitionError, which names task and argument, if its task is known here and does not take its arguments."""
+    try:
+        check_known(tasks, spec.task, spec.args, spec.kwargs)
+    except ArgumentsError as exc:
+        raise DefinitionError(f"Schedule {spec.name!r}: {exc}") from None
 
 
 def dangling(conn: Connection, spec: ScheduleSpec) -> list[str]:

@@ -6,35 +6,34 @@ import json
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from redis import RedisError
-
+from beatline.client.accepting import publish_soon
 from beatline.clock import utc_now
 from beatline.engine.messages import accepted_event
-from beatline.engine.publish import message_of, publish_stored
+from beatline.engine.publish import message_of
 from beatline.ledger.store import NewRun, insert_runs
-from beatline.logs import get_logger
 from beatline.schedules import store
+from beatline.task.arguments import check_known
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from beatline.installation import Installation
 
-log = get_logger(__name__)
-
 
 def run_now(installation: Installation, name_or_id: str, *, app: Celery | None = None, who: str = "api") -> str:
     """The id of a run of the schedule's task, accepted and in its queue; paused or not, no slot is touched.
 
     If Redis does not answer, the run stands all the same, and a recorder puts it into its queue. Raises NotFoundError,
-    and DefinitionError or UnknownQueueError for a schedule that makes no sense. `app` is the current Beatline app
+    and DefinitionError, ArgumentsError or UnknownQueueError for a schedule that makes no sense. `app` is the current Beatline app
     unless it is given.
     """
     with installation.engine.connect() as conn:
         schedule = store.get(conn, name_or_id)
     spec, now, run_id = schedule.spec(), utc_now(), str(uuid4())
+    app = app or task_app(installation)
+    check_known(app.tasks, spec.task, spec.args, spec.kwargs)
     message = message_of(
-        app or task_app(installation), spec.task, spec.args, spec.kwargs, run_id=run_id, day=now.date().isoformat(),
+        app, spec.task, spec.args, spec.kwargs, run_id=run_id, day=now.date().isoformat(),
         queue=spec.queue, priority=spec.priority, schedule=schedule.name,
     )  # fmt: skip
     event = accepted_event(json.loads(message.payload), message.queue, message.payload)
@@ -54,10 +53,7 @@ def run_now(installation: Installation, name_or_id: str, *, app: Celery | None =
     with installation.engine.begin() as conn:
         insert_runs(conn, [run], installation.keyring)
         store.audit_run_now(conn, schedule, run_id, who=who)
-    try:
-        publish_stored(installation, [message])
-    except RedisError as exc:
-        log.warning("run stands but is not queued yet; a recorder queues it", run_id=run_id, error=type(exc).__name__)
+    publish_soon(installation, [message])
     return run_id
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import MethodType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from celery.exceptions import Ignore
 
+from beatline.clock import utc_now
 from beatline.engine import headers as h
+from beatline.engine.delay import due
 from beatline.engine.seams import Task as CeleryTask
 from beatline.ledger.states import EventKind
 from beatline.task import policies
+from beatline.task.cancelling import make_stoppable, refuse_if_cancelled
 from beatline.task.guard import ask, guard
 
 STRATEGY: Final = "beatline.engine.strategy:leased"
@@ -37,6 +40,13 @@ class Task(CeleryTask):
         super().__init_subclass__(**options)
         policies.check(cls)
 
+    def retry(self, *args: Any, **options: Any) -> Any:
+        """As Celery's. Raises Cancelled if the run was cancelled, and DelayError if its countdown or eta is none; then
+        nothing was sent."""
+        refuse_if_cancelled(self)
+        _check_retry(args, options)
+        return super().retry(*args, **options)
+
     def on_replace(self, sig: Any) -> Any:
         """As Celery's; whichever task of the replacement inherits the run id asks for the run's next attempt.
 
@@ -51,14 +61,30 @@ def adopt(task: CeleryTask) -> None:
     Raises TaskOptionError, which a task of ours has raised when it was made.
     """
     policies.check(task)
+    make_stoppable(task)  # within the guard: what was cancelled has nothing to publish
     guard(task)
     if isinstance(task, Task):
         return
     task.Strategy, task.Request = STRATEGY, REQUEST
+    task.retry = MethodType(_retry, task)  # type: ignore[method-assign]  # on the instance, and only there
     task.on_replace = MethodType(_on_replace, task)  # type: ignore[method-assign]  # on the instance, and only there
 
 
+def _retry(task: Any, *args: Any, **options: Any) -> Any:
+    refuse_if_cancelled(task)
+    _check_retry(args, options)
+    theirs = cast("Any", type(task))
+    return theirs.retry(task, *args, **options)
+
+
+def _check_retry(args: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+    """Here, because what Celery meets when it sends the retry it turns into the rejection of this attempt's message."""
+    eta, countdown = (*args[4:6], None, None)[:2] if len(args) > 4 else (None, None)
+    due(options.get("countdown", countdown), options.get("eta", eta), utc_now())
+
+
 def _on_replace(task: Any, sig: Any) -> Any:
+    refuse_if_cancelled(task)
     ask(task, EventKind.REPLACED)
     run_id = task.request.id
     marks = {h.ATTEMPT: int(task.request.get(h.ATTEMPT) or 1) + 1, h.DAY: task.request.get(h.DAY)}

@@ -10,6 +10,7 @@ from celery import current_app, current_task
 
 from beatline.engine import headers as h
 from beatline.errors import BeatlineError
+from beatline.task.cancelling import is_cancelled
 
 if TYPE_CHECKING:
     from beatline.installation import Installation
@@ -31,6 +32,11 @@ class RunContext:
     queue: str
     schedule: str | None
     slot: datetime | None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run has been cancelled since it began. Asks no server, so a loop may look each time."""
+        return is_cancelled(self.fence)
 
 
 def current_run() -> RunContext:

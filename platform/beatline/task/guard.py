@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from beatline.clock import monotonic_s
 from beatline.engine import headers as h
 from beatline.engine.chords import keep_groups
+from beatline.failpoints import reach
 from beatline.installation import Installation
 from beatline.ledger.states import EventKind
 from beatline.logs import get_logger
@@ -80,7 +81,9 @@ def _guarded(task: Any, body: Callable[..., Any]) -> Callable[..., Any]:
             raise
         finally:
             request.beatline_guarded = False
+        reach("task.returned")
         ask(task, EventKind.SUCCEEDED)
+        reach("task.confirmed")
         keep_groups(request, task.app)
         return returned
 

@@ -57,7 +57,11 @@ def test_what_is_added_is_shown_with_its_next_times(cli: Cli) -> None:
         (("job", "test.add", "--cron", "0 99 * * *"), "bad hour '99'"),
         (("job", "test.add", "--cron", "0 0 31 2 *"), "no month 2 has a day 31"),
         (("job", "test.add", "--every", "5m", "--tz", "shanghai"), "did you mean Asia/Shanghai?"),
-        (("job", "test.add", "--at", "2020-01-01T00:00"), "has passed; it would never run"),
+        (("job", "test.anything", "--at", "2020-01-01T00:00"), "has passed; it would never run"),
+        (
+            ("job", "test.add", "--every", "5m", "--args", "[1]"),
+            "Task 'test.add' was not accepted: argument 'y' is missing",
+        ),
         (("job", "test.add", "--at", "2027-02-30T00:00"), "is not a date"),
         (("job", "test.add", "--every", "5m", "--args", "[weather]"), "--args '[weather]' is not JSON"),
         (("job", "test.add", "--every", "5m", "--kwargs", "[1]"), "kwargs is a JSON object"),

@@ -80,10 +80,12 @@ def queue(app: Any, installation: Installation, folder: Path, run_id: str, *, ag
     built = message_of(app, "test.hold", [str(folder)], {}, run_id=run_id, day=utc_today().isoformat())
     message = json.loads(built.payload)
     message["headers"]["bl_published"] = utc_now().timestamp() - age_s
-    if stock:
-        message["headers"] = {name: value for name, value in message["headers"].items() if not name.startswith("bl_")}
     if redelivered:
         message["headers"]["redelivered"] = True
+    if stock:
+        message["headers"] = {name: value for name, value in message["headers"].items() if not name.startswith("bl_")}
+    else:
+        installation.redis.zadd(installation.keys.index("default"), {run_id: 1})
     installation.redis.lpush(list_key(installation.keys, "default", 0), json.dumps(message))
 
 
@@ -99,12 +101,12 @@ def in_ledger(installation: Installation, *run_ids: str, state: str) -> None:
 
 
 def at_rest(installation: Installation) -> None:
-    """No lease, no message taken or waiting, none parked."""
+    """No lease, no message taken or waiting, none parked, and none in the index of the queue."""
     redis, keys = installation.redis, installation.keys
     default = list_key(keys, "default", 0)
     wait_until(lambda: redis.zcard(keys.leases) == 0, what="no lease is left")
     wait_until(lambda: redis.hlen(keys.queue("unacked")) == 0, what="every message is acknowledged")
-    assert (redis.llen(default), redis.llen(parked_key(default))) == (0, 0)
+    assert (redis.llen(default), redis.llen(parked_key(default)), redis.zcard(keys.index("default"))) == (0, 0, 0)
 
 
 def said(process: Spawned, event: str) -> list[str]:

@@ -73,7 +73,12 @@ def test_whatever_a_task_raises_ends_its_run(
 
 
 def push(
-    installation: Installation, run_id: object, body: str, content_type: str = "application/json", **head: Any
+    installation: Installation,
+    run_id: object,
+    body: str,
+    content_type: str = "application/json",
+    priority: object = 0,
+    **head: Any,
 ) -> None:
     """A message as somebody writes it who knows the format, and not what may stand in it."""
     headers = {"id": run_id, "task": "test.add", "lang": "py", "retries": 0, "timelimit": [None, None], **head}
@@ -82,7 +87,8 @@ def push(
         "content-encoding": "utf-8",
         "content-type": content_type,
         "headers": headers,
-        "properties": {"correlation_id": run_id, "delivery_mode": 2, "delivery_tag": f"tag-{run_id!r}", "priority": 0,
+        "properties": {"correlation_id": run_id, "delivery_mode": 2, "delivery_tag": f"tag-{run_id!r}",
+                       "priority": priority,
                        "delivery_info": {"exchange": "", "routing_key": "default"}, "body_encoding": "base64"},
     }  # fmt: skip
     installation.redis.lpush(list_key(installation.keys, "default", 0), json.dumps(message))
@@ -99,6 +105,7 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "eta": (GOOD, {**HEADERS, "eta": "tomorrow"}),
     "far-eta": (GOOD, {**HEADERS, "eta": "9999-12-31T23:59:59-14:00"}),
     "expires": (GOOD, {**HEADERS, "expires": "never"}),
+    "far-priority": (GOOD, {**HEADERS, "eta": "2999-12-31T00:00:00+00:00", "priority": "high"}),
 }
 UNREADABLE: dict[str, tuple[object, dict[str, Any]]] = {
     "attempt": ("bad-attempt", {**HEADERS, "bl_attempt": "x"}),

@@ -14,7 +14,8 @@ from redis.exceptions import RedisError
 from beatline.clock import monotonic_s
 from beatline.engine import lease as lease_module
 from beatline.engine.claim import Claims, Dropped, Lease
-from beatline.engine.lease import End, LeaseKeeper
+from beatline.engine.held import End
+from beatline.engine.lease import LeaseKeeper
 from beatline.installation import Installation
 from beatline.ledger.epochs import Epochs, look
 from beatline.ledger.events import FIELD, Event

@@ -10,10 +10,12 @@ import pytest
 
 from beatline.clock import monotonic_s
 from beatline.engine.claim import Claims, Lease
-from beatline.engine.lease import End, LeaseKeeper
+from beatline.engine.held import End
+from beatline.engine.lease import LeaseKeeper
 from beatline.installation import Installation
 from beatline.ledger.events import FIELD, Event
 from beatline.ledger.states import EventKind
+from support import keys
 from support.servers import Server
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -120,7 +122,7 @@ def test_a_late_end_leaves_the_next_attempt_its_lease(
     claims = Claims(installation.redis, installation.keys, 20.0)
     claims.return_run("r1", late.fence, events=[], queue_list=installation.keys.queue("q"), message="m",
                       expired_only=False)  # fmt: skip
-    installation.redis.delete(installation.keys.queue("q"))
+    installation.redis.delete(installation.keys.queue("q"), installation.keys.index("q"))
     second = claim(keeper, attempt=2)
     keeper.begin(second, event(second), None)
     assert not keeper.finish(end(late))
@@ -179,6 +181,23 @@ def test_an_end_outlives_an_outage_and_the_log_stays_quiet(
     assert len(caplog.records) - said <= 5
     keeper.stop()
     installation.redis.close()
+
+
+def test_a_redis_that_lost_its_data_is_told_what_it_knew_of_a_lease(
+    keeper: LeaseKeeper, installation: Installation
+) -> None:
+    begun, reserved = claim(keeper, "begun"), claim(keeper, "reserved")
+    keeper.park_if_lost(begun)
+    keeper.begin(begun, event(begun), None)
+    wait_until(lambda: kinds(installation) == ["started"])
+    wait_until(lambda: keeper.kept.seen is not None and keeper.kept.seen.epoch > 0)
+    keys.remove(installation.settings.redis_url, installation.keys.prefix)
+
+    wait_until(lambda: kinds(installation) == ["started"], what="it is told again that the attempt began")
+    wait_until(lambda: lives(installation, "begun") and lives(installation, "reserved"))
+    for lease, facts in ((begun, ["1", str(begun.fence)]), (reserved, ["0", None])):
+        assert installation.redis.hmget(installation.keys.run(lease.run_id), "begun", "parks") == facts
+    assert keeper.finish(end(begun))
 
 
 def test_an_answer_that_was_lost_is_asked_for_again(installation: Installation) -> None:

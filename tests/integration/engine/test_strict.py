@@ -15,7 +15,8 @@ from sqlalchemy import text
 
 from beatline.clock import utc_now, utc_today
 from beatline.engine.claim import Claims, Lease
-from beatline.engine.lease import End, LeaseKeeper
+from beatline.engine.held import End
+from beatline.engine.lease import LeaseKeeper
 from beatline.engine.messages import list_key
 from beatline.engine.strict import StrictEnds
 from beatline.installation import Installation

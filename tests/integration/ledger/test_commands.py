@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -104,6 +105,39 @@ def test_a_wrong_word_is_one_sentence(beatline: Beatline, words: tuple[str, ...]
     assert (code, out) == (1, "")
     assert err.startswith(said)
     assert err.count("\n") == 1
+
+
+def test_delayed_runs_are_listed_with_their_time_and_moved(beatline: Beatline, installation: Installation) -> None:
+    due = (utc_now() + timedelta(days=2)).astimezone()
+    _write(installation, accepted("later-1", queued=None, delayed=True, eta=due.isoformat()), accepted("queued-1"))
+    code, out, _ = beatline("runs", "list", "--state", "delayed")
+    assert code == 0
+    assert "later-1" in out
+    assert f"{due:%Y-%m-%d %H:%M:%S}" in out
+    assert "beatline runs move later-1" in beatline("runs", "show", "later")[2]
+
+    code, out, _ = beatline("runs", "move", "later", "--in", "90m", "--json")
+    moved = json.loads(out)
+    assert (code, moved["run_id"]) == (0, "later-1")
+    assert abs(datetime.fromisoformat(moved["due"]) - utc_now() - timedelta(minutes=90)) < timedelta(seconds=30)
+    assert beatline("runs", "move", "later-1", "--to", "2031-02-03T04:05") == (
+        0, "", "Run later-1 is due at 2031-02-03 04:05:00.\n",
+    )  # fmt: skip
+    [run] = json.loads(beatline("runs", "list", "--state", "delayed", "--json")[1])
+    assert datetime.fromisoformat(run["eta"]) == datetime.fromisoformat("2031-02-03T04:05").astimezone()
+    for words, said in (
+        (("queued-1", "--in", "1h"), "Run queued-1 is queued and not delayed"),
+        (("later-1",), "Say when: either --to 2026-11-22T14:00 or --in 90m."),
+        (("later-1", "--in", "1h", "--to", "2031-01-01"), "Say when: either"),
+        (("later-1", "--in", "-5"), "--in '-5' is no time to come: write"),
+        (("later-1", "--in", "soon"), "--in 'soon' is no time to come"),
+        (("later-1", "--in", "9999999w"), "--in '9999999w' is no time to come"),
+        (("later-1", "--to", "tomorrow"), "--to 'tomorrow' is no date: write"),
+        (("nobody", "--in", "1h"), "There is no run 'nobody'."),
+    ):
+        code, out, err = beatline("runs", "move", *words)
+        assert (code, out) == (1, "")
+        assert err.startswith(said)
 
 
 def test_queues_show_what_waits_and_who_serves(

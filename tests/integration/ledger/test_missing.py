@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from redis.exceptions import RedisError
 
 from beatline.clock import utc_now, utc_today
 from beatline.engine import headers as h
@@ -21,6 +22,8 @@ from beatline.ledger.missing import MissingMessages
 from beatline.ledger.stream import EventStream
 from beatline.ledger.write import write
 from support.ledger import accepted, message, tell, waiting
+from support.servers import Server
+from support.serving import MakeSettings
 
 OLD_S = 600.0
 
@@ -41,11 +44,13 @@ def drain(installation: Installation) -> Callable[[], None]:
 @pytest.fixture
 def put_back(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[tuple[str, int]]]:
     monkeypatch.setattr(missing, "EVERY_S", 0.0)
+    monkeypatch.setattr(missing, "CONFIRM_S", 0.0)
     search = MissingMessages(installation, installation.redis)
 
     def put_back() -> list[tuple[str, int]]:
-        """One search; what lies in the queue `default` after it."""
-        search.put_back(look(installation.redis, installation.keys))
+        """A look, and one that confirms what it doubted; what lies in the queue `default` after it."""
+        for _ in range(2):
+            search.put_back(look(installation.redis, installation.keys))
         return [(one.run_id, one.attempt) for one in waiting(installation)]
 
     return put_back
@@ -102,6 +107,31 @@ def test_a_message_that_goes_on_vanishing_is_not_executed_for_ever(
         seen.append(put_back())
         installation.redis.delete(list_key(installation.keys, "default", 0))
     assert seen == [[("gone", 1)]] * missing.MOST_TIMES + [[], []]
+    installation.redis.incr(installation.keys.epoch)
+    assert put_back() == [("gone", 1)], "a Redis that has lost data took it along itself"
+
+
+def test_what_a_full_redis_refused_was_not_sent(
+    own_redis: Server, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(missing, "EVERY_S", 0.0)
+    installation = Installation(make_settings(redis_url=own_redis.url))
+    client: Any = installation.redis
+    stream = EventStream(client, installation.keys)
+    stream.ensure_group()
+    queued(installation, "gone")
+    entries = stream.read()
+    assert write(installation.engine, entries, installation.keyring) == 0
+    stream.done(entries)
+    search = MissingMessages(installation, client)
+    client.config_set("maxmemory", 1)
+    for _ in range(missing.MOST_TIMES + 1):
+        with pytest.raises(RedisError):
+            search.put_back(look(client, installation.keys))
+    client.config_set("maxmemory", 0)
+    search.put_back(look(client, installation.keys))
+    assert [one.run_id for one in waiting(installation)] == ["gone"]
+    client.close()
 
 
 def test_a_backlog_is_left_alone_and_what_is_missing_before_it_is_found(
@@ -145,13 +175,23 @@ def test_a_run_that_waits_for_its_eta_is_not_missing(
     assert put_back() == []
 
 
-def test_a_stock_message_at_the_end_of_the_list_stops_the_search_but_not_the_recorder(
-    installation: Installation, drain: Callable[[], None], put_back: Callable[[], list[tuple[str, int]]]
+FOREIGN = [
+    "no json",
+    "[" * 100_000,
+    json.dumps({"headers": {h.PUBLISHED: datetime.min.replace(tzinfo=UTC).timestamp()}}),
+]
+
+
+@pytest.mark.parametrize("foreign", FOREIGN, ids=["no json", "deep", "year 1"])
+def test_a_stock_message_at_the_end_of_the_list_stops_nothing(
+    installation: Installation, drain: Callable[[], None], foreign: str
 ) -> None:
+    """It does not say when it was sent, so the lists are read."""
     queued(installation, "gone")
+    queued(installation, "waits", listed=True)
     drain()
-    installation.redis.rpush(list_key(installation.keys, "default", 0), "no json")
-    MissingMessages(installation, installation.redis).put_back(look(installation.redis, installation.keys))
-    assert installation.redis.llen(list_key(installation.keys, "default", 0)) == 1
-    installation.redis.rpop(list_key(installation.keys, "default", 0))
-    assert put_back() == [("gone", 1)]
+    installation.redis.rpush(list_key(installation.keys, "default", 0), foreign)
+    search = MissingMessages(installation, installation.redis)
+    search.put_back(look(installation.redis, installation.keys))
+    assert installation.redis.rpop(list_key(installation.keys, "default", 0)) == foreign
+    assert [one.run_id for one in waiting(installation)] == ["waits", "gone"]

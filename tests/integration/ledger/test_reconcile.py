@@ -1,4 +1,4 @@
-"""What was lost on the way comes back: runs never queued, and runs whose lease expired."""
+"""What was lost on the way comes back: runs whose lease expired."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from sqlalchemy import text
 from beatline.clock import utc_now, utc_today
 from beatline.engine.claim import Claims, Lease
 from beatline.installation import Installation
-from beatline.ledger import reconcile
+from beatline.ledger import forgotten, missing, reconcile
 from beatline.ledger.epochs import Epochs, look
-from beatline.ledger.events import FIELD, Event
+from beatline.ledger.events import Event
 from beatline.ledger.reconcile import Reconciler
 from beatline.ledger.states import EventKind
-from beatline.ledger.store import insert_runs
-from beatline.ledger.stream import EventStream, measure
+from beatline.ledger.stream import EventStream
 from beatline.ledger.write import write
-from beatline.secrets import Keyring, new_key
-from support.ledger import accepted, event, message, new_run, rows, run_row, tell, waiting
+from support.ledger import accepted, event, message, rows, run_row, tell, waiting
 
 if TYPE_CHECKING:
     from beatline.settings import Settings
@@ -31,13 +29,12 @@ Round = Callable[[], None]
 
 
 class _Clock:
-    """A clock of the reconciler's that a test moves: a full lease passes at once."""
+    """A clock of the reconciler's that goes on by five seconds with each round: a full lease passes at once."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
 
     def __call__(self) -> float:
-        self.now_s += 5.0
         return self.now_s
 
 
@@ -48,15 +45,18 @@ def settings(make_settings: MakeSettings) -> Settings:
 
 @pytest.fixture
 def ledger(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> _Ledger:
-    monkeypatch.setattr(reconcile, "monotonic_s", _Clock())
-    return _Ledger(installation)
+    clock = _Clock()
+    for module in (reconcile, missing, forgotten):
+        monkeypatch.setattr(module, "monotonic_s", clock)
+    return _Ledger(installation, clock)
 
 
 class _Ledger:
     """A recorder in slow motion: events are drained and rounds are made when the test says so."""
 
-    def __init__(self, installation: Installation, *, settled: bool = True) -> None:
+    def __init__(self, installation: Installation, clock: _Clock, *, settled: bool = True) -> None:
         self.installation = installation
+        self.clock = clock
         self.claims = Claims(installation.redis, installation.keys, 20.0)
         self._stream = EventStream(installation.redis, installation.keys)
         self._stream.ensure_group()
@@ -79,12 +79,8 @@ class _Ledger:
     def round(self, times: int = 6) -> None:
         """As many rounds as make a lease, by the test's clock."""
         for _ in range(times):
+            self.clock.now_s += 5.0
             self._reconciler.round(look(self.installation.redis, self.installation.keys))
-
-    def insert(self, *run_ids: str, age_s: float = 10.0, keyring: Keyring | None = None) -> None:
-        with self.installation.engine.begin() as conn:
-            at = utc_now() - timedelta(seconds=age_s)
-            insert_runs(conn, [new_run(r, accepted_at=at) for r in run_ids], keyring or self.installation.keyring)
 
     def lose(self, run_id: str, attempt: int, worker: str = "w@x", *, begun: bool = True) -> Lease:
         """A worker takes the run, begins it or not, and is never heard of again."""
@@ -119,46 +115,10 @@ def _started(lease: Lease) -> Event:
     return event(EventKind.STARTED, lease.run_id, attempt=lease.attempt, worker=lease.worker, fence=lease.fence)
 
 
-def test_a_run_that_was_accepted_and_never_queued_is_published(ledger: _Ledger) -> None:
-    ledger.insert("r1", "r2")
-    ledger.insert("young", age_s=1.0)
-    ledger.round(1)
-    assert sorted(ledger.queued()) == [("r1", 1), ("r2", 1)]
-    assert ledger.state("r1") == ("queued", 1)
-    assert ledger.state("young") == ("accepted", 1)
-    ledger.round(1)  # before the queued events were read
-    ledger.drain()
-    ledger.round(1)
-    assert ledger.queued() == []
-
-
-def test_a_run_whose_queued_event_waits_in_the_stream_is_left_alone(ledger: _Ledger) -> None:
-    ledger.insert("r1", age_s=60.0)
-    client: Any = ledger.installation.redis
-    seconds, _ = client.time()
-    said = event(EventKind.QUEUED, "r1").to_json()
-    client.xadd(ledger.installation.keys.events, {FIELD: said}, id=f"{(seconds - 59) * 1000}-0")
-    assert measure(client, ledger.installation.keys).lag_s >= 58
-    ledger.round(1)
-    assert ledger.queued() == []
-
-
-def test_a_message_that_cannot_be_opened_holds_up_nobody(ledger: _Ledger, caplog: pytest.LogCaptureFixture) -> None:
-    foreign = Keyring.parse(new_key(), source="another installation")
-    ledger.insert(*(f"sealed-{n}" for n in range(reconcile.PAGE)), age_s=100.0, keyring=foreign)
-    ledger.insert("r1")
-    ledger.round(2)
-    assert ledger.queued() == [("r1", 1)]
-    assert ledger.state("sealed-0") == ("accepted", 1)
-    ledger.round(1)
-    assert caplog.text.count("message_unreadable") == reconcile.PAGE  # once each
-
-
 def test_nothing_is_published_before_every_worker_has_met_a_new_epoch(ledger: _Ledger) -> None:
     tell(ledger.installation, [accepted("expired"), accepted("given-up")])
     old = utc_now() - timedelta(hours=1)
     tell(ledger.installation, [accepted("missing", at=old.timestamp())])
-    ledger.insert("never-queued")
     ledger.lose("expired", 1)
     ledger.claims.abandon(ledger.lose("given-up", 1), "its pool process died", begun=True)
     ledger.drain()
@@ -169,7 +129,7 @@ def test_nothing_is_published_before_every_worker_has_met_a_new_epoch(ledger: _L
     assert ledger.queued() == []
     assert ledger.leases() == ["given-up", "expired"]
     ledger.round(2)
-    assert sorted(ledger.queued()) == [("expired", 2), ("given-up", 2), ("missing", 1), ("never-queued", 1)]
+    assert sorted(ledger.queued()) == [("expired", 2), ("given-up", 2), ("missing", 1)]
 
 
 def test_a_recorder_that_starts_later_waits_only_for_proofs_of_silence(ledger: _Ledger) -> None:
@@ -177,22 +137,26 @@ def test_a_recorder_that_starts_later_waits_only_for_proofs_of_silence(ledger: _
     client.delete(ledger.installation.keys.epoch)
     ledger.begin_epoch(settled=False)
     ledger.round()
-    ledger.insert("never-queued")
+    tell(ledger.installation, [accepted("given-up")])
+    ledger.claims.abandon(ledger.lose("given-up", 1), "its pool process died", begun=True)
+    ledger.drain()
     ledger.lose("expired", 1)
-    later = _Ledger(ledger.installation, settled=False)
+    later = _Ledger(ledger.installation, ledger.clock, settled=False)
     later.round(1)
-    assert later.queued() == [("never-queued", 1)]
+    assert later.queued() == [("given-up", 2)]
     assert later.leases() == ["expired"]
 
 
 def test_only_one_reconciler_acts(ledger: _Ledger) -> None:
-    ledger.insert("r1")
+    tell(ledger.installation, [accepted("r1")])
+    ledger.claims.abandon(ledger.lose("r1", 1), "its pool process died", begun=True)
+    ledger.drain()
     with ledger.installation.engine.begin() as other:
         other.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('beatline.reconcile:beatline', 0))"))
         ledger.round()
         assert ledger.queued() == []
     ledger.round(1)
-    assert ledger.queued() == [("r1", 1)]
+    assert ledger.queued() == [("r1", 2)]
 
 
 def test_a_run_whose_lease_expired_goes_back_as_its_next_attempt(ledger: _Ledger) -> None:

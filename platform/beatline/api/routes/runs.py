@@ -10,8 +10,9 @@ from fastapi import APIRouter, Query, Request, Response
 
 from beatline.api.context import In, Who, run_address
 from beatline.api.cursor import LONGEST, cursor_after, place_of
-from beatline.api.models import Accepted, RunDetail, RunPage
+from beatline.api.models import Accepted, Cancel, RunDetail, RunPage
 from beatline.clock import utc_now
+from beatline.ledger.cancel import Cancelled
 from beatline.ledger.history import Run, RunFilter, attempts_of, find_run, list_runs, moment, retries_of
 from beatline.ledger.states import RunState
 
@@ -77,6 +78,20 @@ def retry_task(context: In, who: Who, request: Request, response: Response, task
     retried = retry_run(context.installation, task_id, who=who)
     response.headers["Location"] = run_address(request, retried.retried_as)
     return Accepted(run_id=retried.retried_as, retry_of=retried.run_id, queued=retried.queued)
+
+
+@router.post("/tasks/{task_id:path}/cancel", status_code=202, summary="Cancel a run that waits or runs")
+def cancel_task(context: In, who: Who, task_id: str, body: Cancel | None = None) -> Cancelled:
+    """What no worker holds has ended when this answers; what runs is told, and ends within moments where its pool can.
+
+    409 if the run has ended, and if it is being cancelled already.
+    """
+    from beatline.ledger.cancel import cancel_run
+
+    asked = body or Cancel()
+    return cancel_run(
+        context.installation, task_id, who=who, app=context.celery, reason=asked.reason, hard=asked.hard
+    )  # fmt: skip
 
 
 def _moment(text: str | None, called: str) -> datetime | None:

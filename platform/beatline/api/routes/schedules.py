@@ -22,7 +22,7 @@ from beatline.api.models import (
     ScheduleView,
 )
 from beatline.schedules import occurrences, store
-from beatline.schedules.edit import dangling, edited, refuse_unknown
+from beatline.schedules.edit import dangling, edited, refuse_misfit, refuse_unknown
 from beatline.schedules.model import Schedule, ScheduleSpec, read_spec
 from beatline.schedules.run_now import run_now
 from beatline.schedules.view import coming, shown
@@ -50,6 +50,8 @@ def create_schedule(
     """Beat obeys it within a second. 409 if its name is taken."""
     spec = read_spec(given.name, given.model_dump(exclude={"name"}, exclude_unset=True))
     refuse_unknown(spec, context.installation.settings.queues, None if force else context.tasks)
+    if not force:
+        refuse_misfit(spec, context.tasks)
     with context.transaction() as conn:
         made = store.add(conn, spec, who=who)
         saved = _saved(conn, made)
@@ -73,11 +75,13 @@ def show_schedule(context: In, name: str) -> ScheduleDetail:
 def change_schedule(context: In, who: Who, name: str, given: ScheduleChange, force: Force = False) -> ScheduleSaved:
     """The fields that are given; the rest stays, a pause too. A new rule does not fire for the past."""
     fields = given.model_dump(exclude_unset=True)
-    tasks = None if force or given.task is None else context.tasks
+    known = None if force or not fields.keys() & {"task", "args", "kwargs"} else context.tasks
 
     def checked(current: Schedule) -> ScheduleSpec:
         spec = edited(current, fields)
-        refuse_unknown(spec, context.installation.settings.queues, tasks)
+        refuse_unknown(spec, context.installation.settings.queues, None if given.task is None else known)
+        if known is not None:
+            refuse_misfit(spec, known)
         return spec
 
     with context.transaction() as conn:

@@ -1,5 +1,5 @@
 -- Claim an attempt of a run for one worker, or say why not.
--- KEYS  run, leases, epoch, fence counter, events, beginning of the epoch
+-- KEYS  run, leases, epoch, fence counter, events, beginning of the epoch, index of its queue
 -- ARGV  run id, attempt, worker, lease in ms, day, epoch the sender knew, life of the record in s, accepted event or '',
 --       token of the delivery: a claim whose answer was lost is asked again, and must not meet itself,
 --       when the message was sent in ms or '' if it is not to be doubted, the age in ms from which one is doubted, how far
@@ -7,19 +7,33 @@
 --       run id of the server that the caller believes to speak to or '', the epoch the caller knew
 -- Returns {'run', fence, day} | {'drop', what stands} | {'later'}: a newer attempt waits while an older one is leased
 -- | {'ask', epoch, ms}: it is in doubt, as is all that was sent before then | {'wait', epoch, ms}: PostgreSQL vouched for
--- it, but for so long somebody who held it before may come back.
+-- it, but for so long somebody who held it before may come back | {'cancelled', the event that says so, '1' if who waits
+-- for the run was told}: it was cancelled before this attempt, which has its end now.
 redis.call('ZREM', KEYS[2], '')  -- frees nothing, but a script that has written may go on writing at maxmemory
 
 local attempt = tonumber(ARGV[2])
-local record = redis.call('HMGET', KEYS[1], 'attempt', 'state', 'day', 'token', 'fence')
+local record = redis.call('HMGET', KEYS[1], 'attempt', 'state', 'day', 'token', 'fence', 'cancel')
 if record[1] then
   if attempt == tonumber(record[1]) and record[2] == 'leased' and record[4] == ARGV[9] then
     return {'run', record[5], record[3]}
   elseif attempt <= tonumber(record[1]) then
+    redis.call('ZREM', KEYS[7], ARGV[1])
     return {'drop', record[2]}
   elseif record[2] == 'leased' then
     return {'later'}
   end
+end
+if record[6] then
+  redis.call('ZREM', KEYS[7], ARGV[1])
+  if record[2] == 'ended' then
+    return {'drop', record[2]}
+  end
+  local said = cjson.decode(record[6])
+  said.attempt = attempt
+  redis.call('HSET', KEYS[1], 'attempt', attempt, 'state', 'cancelled')
+  redis.call('EXPIRE', KEYS[1], ARGV[7])
+  redis.call('XADD', KEYS[5], '*', 'e', cjson.encode(said))
+  return {'cancelled', record[6], record[2] == 'cancelled' and '1' or '0'}
 end
 
 local time = redis.call('TIME')
@@ -63,6 +77,7 @@ redis.call('HSET', KEYS[1], 'attempt', attempt, 'state', 'leased', 'fence', fenc
   'begun', '0', 'token', ARGV[9])
 redis.call('EXPIRE', KEYS[1], ARGV[7])
 redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[1])
+redis.call('ZREM', KEYS[7], ARGV[1])
 if ARGV[8] ~= '' and not record[1] then
   redis.call('XADD', KEYS[5], '*', 'e', ARGV[8])
 end

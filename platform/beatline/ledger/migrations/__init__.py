@@ -9,7 +9,7 @@ from typing import Final
 
 VERSION_TABLE: Final = "alembic_version"
 
-KNOWN: Final = ("0001", "0002", "0003", "0004", "0005", "0006")
+KNOWN: Final = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 """Every revision this code knows, oldest first."""
 
 HEAD: Final = KNOWN[-1]

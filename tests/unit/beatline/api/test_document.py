@@ -18,7 +18,8 @@ from beatline.settings import Settings
 
 ROUTES = {
     ("get", "/workers"), ("get", "/queues"), ("get", "/tasks"), ("get", "/tasks/{task_id}"), ("post", "/tasks/sync"),
-    ("post", "/tasks/{task_id}/retry"), ("get", "/schedules"), ("post", "/schedules"), ("get", "/schedules/{name}"),
+    ("post", "/tasks/{task_id}/retry"), ("post", "/tasks/{task_id}/cancel"), ("get", "/schedules"), ("post", "/schedules"),
+    ("get", "/schedules/{name}"),
     ("patch", "/schedules/{name}"), ("delete", "/schedules/{name}"), ("post", "/schedules/{name}/pause"),
     ("post", "/schedules/{name}/resume"), ("post", "/schedules/{name}/run-now"), ("get", "/schedules/{name}/next"),
 }  # fmt: skip

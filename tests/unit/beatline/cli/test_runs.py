@@ -47,6 +47,8 @@ def test_what_is_no_moment_is_refused_with_examples(text: str) -> None:
         (_run(RunState.LOST), "beatline recorder"),
         (_run(RunState.QUEUED), "who serves 'etl'"),
         (_run(RunState.QUEUED, eta=_NOW + timedelta(hours=1)), "waits for its time"),
+        (_run(RunState.DELAYED, eta=_NOW + timedelta(hours=1)), "beatline runs move r --in 10m"),
+        (_run(RunState.DELAYED, eta=_NOW - timedelta(hours=1)), "a recorder sends it"),
         (_run(RunState.FAILED), "beatline runs retry r"),
         (_run(RunState.FAILED, schedule="nightly"), "beatline runs retry r"),
         (_run(RunState.DEAD), "Someone must look"),

@@ -1,0 +1,1 @@
+"""For applications: accept runs in their own transactions."""

@@ -1,0 +1,237 @@
+"""A backlog is left alone whatever its length, and what is missing from the midst of it is found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import Celery
+from sqlalchemy import text
+
+from beatline.clock import utc_now, utc_today
+from beatline.engine.claim import Claims
+from beatline.engine.messages import STEPS, list_key, parked_key
+from beatline.engine.publish import publish_stored
+from beatline.ledger import missing
+from beatline.ledger.epochs import look
+from beatline.ledger.missing import MissingMessages
+from beatline.ledger.store import insert_runs, mark_queued
+from support.apps import open_app
+from support.ledger import message, new_run, waiting
+
+if TYPE_CHECKING:
+    from beatline.installation import Installation
+
+Look = Callable[[], None]
+
+_RUNS = """
+    WITH made AS (
+        SELECT 'run-' || n AS id, CAST(:first AS timestamptz) + n * interval '10 ms' AS at
+        FROM generate_series(0, :count - 1) n
+    ), days AS (INSERT INTO beatline.run_days (id, day) SELECT id, :day FROM made)
+    INSERT INTO beatline.runs (day, id, task, queue, state, progress, attempt, changed_at, priority, message,
+        message_attempt, accepted_at, queued_at)
+    SELECT :day, id, 'tests.work', 'default', 'queued', 11, 1, at, 0, 'sealed', 1, at, at FROM made
+"""
+
+
+@pytest.fixture
+def search(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Look:
+    """One look, as often as it is asked for; what it doubts is confirmed by the next."""
+    monkeypatch.setattr(missing, "EVERY_S", 0.0)
+    monkeypatch.setattr(missing, "CONFIRM_S", 0.0)
+    made = MissingMessages(installation, installation.redis)
+    return lambda: made.put_back(look(installation.redis, installation.keys))
+
+
+def submit(installation: Installation, *run_ids: str, age_s: float = 600.0) -> None:
+    """Accept runs by their rows so long ago, and publish them now; the first becomes the oldest."""
+    at = utc_now() - timedelta(seconds=age_s)
+    runs = [new_run(one, accepted_at=at + timedelta(milliseconds=n)) for n, one in enumerate(run_ids)]
+    with installation.engine.begin() as conn:
+        insert_runs(conn, runs, installation.keyring)
+        mark_queued(conn, [(utc_today(), one) for one in run_ids], at)
+    for one in run_ids:
+        sent = message(one)
+        aged = json.loads(sent.payload)
+        aged["headers"]["bl_published"] = at.timestamp()
+        publish_stored(installation, [replace(sent, payload=json.dumps(aged))])
+
+
+def indexed(installation: Installation) -> list[str]:
+    client: Any = installation.redis
+    return sorted(client.zrange(installation.keys.index("default"), 0, -1))
+
+
+def listed(installation: Installation) -> list[str]:
+    return [one.run_id for one in waiting(installation)]
+
+
+def take(installation: Installation, run_id: str) -> str:
+    """Take a message off its list, as a worker does that is killed before it claims it; the message."""
+    client: Any = installation.redis
+    key = list_key(installation.keys, "default", 0)
+    found: list[str] = client.lrange(key, 0, -1)
+    [payload] = [one for one in found if json.loads(one)["headers"]["id"] == run_id]
+    assert client.lrem(key, 1, payload) == 1
+    return payload
+
+
+def test_what_is_published_is_in_the_index_until_it_is_claimed(installation: Installation, settings: Any) -> None:
+    claims = Claims(installation.redis, installation.keys, 20.0)
+    with open_app(settings) as app:
+        _publish_in_each_way(app, installation)
+        assert len(listed(installation)) == 4
+    assert indexed(installation) == ["batch-0", "batch-1", "sent", "stored"]
+    for run_id in ("sent", "stored", "batch-0"):
+        claims.claim(run_id, 1, "w@x", utc_today().isoformat(), queue="default")
+    assert indexed(installation) == ["batch-1"]
+    claims.claim("batch-1", 1, "w@x", utc_today().isoformat(), queue="default")
+    publish_stored(installation, [message("batch-1")])
+    assert indexed(installation) == ["batch-1"]
+    claims.claim("batch-1", 1, "other@x", utc_today().isoformat(), queue="default")
+    assert indexed(installation) == [], "what is dropped waits no more either"
+
+
+def _publish_in_each_way(app: Celery, installation: Installation) -> None:
+    app.send_task("tests.work", task_id="sent", queue="default")
+    publish_stored(installation, [message("stored")])
+    with app.producer_pool.acquire() as pooled:
+        producer: Any = pooled
+        with producer.batch():
+            for number in range(2):
+                app.send_task("tests.work", task_id=f"batch-{number}", queue="default", producer=producer)
+
+
+def test_a_purge_empties_what_is_parked_too_and_what_was_accepted_comes_back(
+    installation: Installation, settings: Any, search: Look
+) -> None:
+    submit(installation, "a", "b")
+    client: Any = installation.redis
+    default = list_key(installation.keys, "default", 0)
+    client.lmove(default, parked_key(default), "LEFT", "LEFT")
+    with open_app(settings) as app:
+        connection: Any = app.connection_for_write()
+        with connection:
+            assert connection.default_channel.queue_purge("default") == 2
+    lists = [installation.keys.queue(f"default\x06\x16{step}" if step else "default") for step in STEPS]
+    assert client.exists(installation.keys.index("default"), *lists, *(parked_key(one) for one in lists)) == 0
+    search()
+    assert sorted(listed(installation)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("deleted", ["the list", "the index"])
+def test_a_deleted_key_loses_nothing_and_doubles_nothing(
+    installation: Installation, search: Look, deleted: str
+) -> None:
+    odd = 'b "ü"'
+    submit(installation, "a", odd)
+    key = list_key(installation.keys, "default", 0) if deleted == "the list" else installation.keys.index("default")
+    installation.redis.delete(key)
+    for _ in range(3):
+        search()
+    assert sorted(listed(installation)) == ["a", odd]
+    assert indexed(installation) == ["a", odd]
+
+
+def test_what_was_taken_along_from_the_end_of_a_backlog_needs_no_reading(
+    installation: Installation, search: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(missing, "SETTLE_S", 3600.0)
+    submit(installation, "oldest", age_s=700.0)
+    submit(installation, "a", "b", age_s=600.0)
+    search()
+    take(installation, "oldest")
+    search()
+    assert listed(installation) == ["a", "b"], "a worker may be about to claim it"
+    search()
+    assert listed(installation) == ["a", "b", "oldest"]
+
+
+def test_what_a_worker_claims_a_moment_later_is_not_sent_again(installation: Installation, search: Look) -> None:
+    submit(installation, "a")
+    take(installation, "a")
+    search()
+    Claims(installation.redis, installation.keys, 20.0).claim("a", 1, "w@x", utc_today().isoformat(), queue="default")
+    search()
+    assert listed(installation) == []
+
+
+def test_messages_on_their_way_to_their_claim_do_not_have_the_lists_read(
+    installation: Installation, search: Look
+) -> None:
+    """A queue whose workers are busy has some of them at every look, now more and now fewer."""
+    submit(installation, "a", "b", "c")
+    client: Any = installation.redis
+    index = installation.keys.index("default")
+    client.zadd(index, dict.fromkeys("abc", 1))
+    take(installation, "b")
+    for _ in range(missing.STEADY):
+        payload = take(installation, "c")
+        search()
+        client.lpush(list_key(installation.keys, "default", 0), payload)
+        search()
+    assert [client.zscore(index, run_id) for run_id in "abc"] == [1, 1, 1], "reading notes what it sees"
+    for _ in range(missing.STEADY):
+        search()
+    assert listed(installation) == ["a", "c", "b"], "what stays away was taken along"
+
+
+def test_an_index_forgets_what_has_ended(installation: Installation, search: Look) -> None:
+    """A message that reached its worker by another name of its queue is claimed, and leaves its entry behind."""
+    submit(installation, "a")
+    take(installation, "a")
+    with installation.engine.begin() as conn:
+        conn.execute(text("UPDATE beatline.runs SET state = 'succeeded', ended_at = now()"))
+    installation.redis.zadd(installation.keys.index("default"), {"a": 1})
+    for _ in range(missing.STEADY):
+        search()
+    assert indexed(installation) == []
+    assert listed(installation) == []
+
+
+@pytest.mark.proof
+def test_an_hours_backlog_of_100000_is_left_alone_and_the_one_that_is_missing_is_found(
+    installation: Installation, search: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(missing, "PAGES", 50)
+    count, first = 100_000, utc_now() - timedelta(hours=1)
+    with installation.engine.begin() as conn:
+        conn.execute(text(_RUNS), {"count": count, "first": first, "day": utc_today()})
+        conn.execute(text("ANALYZE beatline.runs"))
+    _fill(installation, count, first.timestamp())
+    for _ in range(6):  # the whole backlog, and more
+        search()
+    assert installation.redis.llen(list_key(installation.keys, "default", 0)) == count
+
+    with installation.engine.begin() as conn:
+        sealed = installation.keyring.encrypt(message("run-60000").payload.encode(), bound_to="run:run-60000")
+        conn.execute(text("UPDATE beatline.runs SET message = :m WHERE id = 'run-60000'"), {"m": sealed})
+    key = list_key(installation.keys, "default", 0)
+    assert installation.redis.lrem(key, 1, installation.redis.lindex(key, count - 1 - 60_000)) == 1
+    monkeypatch.setattr(missing, "PAGES", 1)  # nothing else would find it as fast as its list does
+    for _ in range(missing.STEADY + 1):
+        search()
+    assert json.loads(installation.redis.lindex(key, 0))["headers"]["id"] == "run-60000"
+    assert installation.redis.llen(key) == count
+    assert installation.redis.zcard(installation.keys.index("default")) == count
+
+
+def _fill(installation: Installation, count: int, first: float) -> None:
+    """Put their messages into the list and the index, as their senders did."""
+    head = {"task": "tests.work", "bl_v": 1, "bl_attempt": 1, "bl_day": utc_today().isoformat()}
+    client: Any = installation.redis
+    for start in range(0, count, 5000):
+        runs = {f"run-{n}": first + n / 100 for n in range(start, start + 5000)}
+        payloads = [
+            json.dumps({"headers": head | {"id": run_id, "bl_published": at}, "properties": {}, "body": ""})
+            for run_id, at in runs.items()
+        ]
+        with client.pipeline(transaction=False) as pipe:
+            pipe.lpush(list_key(installation.keys, "default", 0), *payloads)
+            pipe.zadd(installation.keys.index("default"), {one: at * 1000 for one, at in runs.items()})
+            pipe.execute()

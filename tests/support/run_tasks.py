@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import Task, shared_task
 from celery.exceptions import Reject
+from celery.exceptions import TimeoutError as CeleryTimeoutError
 
 from beatline import current_run
 
@@ -115,6 +116,7 @@ def raises(what: str) -> None:
         "interrupt": KeyboardInterrupt(),
         "unprintable": UnprintableError(),
         "carrying": CarryingError("mine"),
+        "waited": CeleryTimeoutError("of its own"),
     }
     raise kinds[what]
 

@@ -28,8 +28,8 @@ class KeptResult(AsyncResult):
             try:
                 return super().get(timeout=max(left, 0.001), **options)
             except CeleryTimeoutError:
-                if self.ready():  # it is the task's own, or the result came this moment
-                    return super().get(timeout=max(left, 0.001), **options)
+                if self._cache:  # Celery has the result: the time-out is the task's own
+                    raise
                 if self._ended_without():
                     raise ResultNotKeptError(self.id) from None
                 if give_up is not None and monotonic_s() >= give_up:

@@ -169,6 +169,7 @@ if TYPE_CHECKING:
         id: str
         app: Any
         ignored: bool
+        _cache: Any
 
         def get(self, timeout: float | None = None, **options: Any) -> Any: ...
         def ready(self) -> bool: ...

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.exceptions import TimeoutError as CeleryTimeoutError
 
 from beatline.engine import headers as h
 from beatline.engine.messages import list_key
@@ -270,3 +271,9 @@ def test_a_result_that_was_not_kept_says_so(app: Any, installation: Installation
     wait_until(lambda: (1, "succeeded") in told(installation)[ignored.id])
     with pytest.raises(ResultNotKeptError, match=ignored.id):
         app.AsyncResult(ignored.id).get(timeout=5)
+
+
+def test_a_task_that_failed_with_a_time_out_has_failed(app: Any, worker: StartWorker) -> None:
+    worker("default", env=ENV)
+    with pytest.raises(CeleryTimeoutError, match="of its own"):
+        app.tasks["test.raises"].delay("waited").get()

@@ -31,8 +31,8 @@ class KeptResult(AsyncResult):
             try:
                 return super().get(timeout=max(left, 0.001), **options)
             except CeleryTimeoutError:
-                if self.ready():  # it is the task's own, or the result came this moment
-                    return super().get(timeout=max(left, 0.001), **options)
+                if self._cache:  # Celery has the result: the time-out is the task's own
+                    raise
                 ended = self._ended_without()
                 seen_dead += ended == "dead"
                 if ended == "ended" or seen_dead >= DEAD_LOOKS:

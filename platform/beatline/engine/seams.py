@@ -202,6 +202,7 @@ if TYPE_CHECKING:
         id: str
         app: Any
         ignored: bool
+        _cache: Any
 
         def get(self, timeout: float | None = None, **options: Any) -> Any: ...
         def ready(self) -> bool: ...

@@ -122,3 +122,10 @@ def test_the_check_imports_next_to_nothing(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_folder_that_cannot_be_looked_into_stops_nobody(tmp_path: Path) -> None:
+    pulse = Pulse(tmp_path / ("x" * 300), "beat")
+    for _ in range(2):
+        pulse.beat("leads")
+    assert not list(tmp_path.iterdir())

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final, Literal
-from uuid import UUID
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
@@ -30,8 +29,12 @@ _SESSION: Final = (
     "SET idle_session_timeout TO 0; SET tcp_keepalives_idle TO 15; SET tcp_keepalives_interval TO 5; "
     "SET tcp_keepalives_count TO 3"
 )
-_TAKE: Final = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
-_FREE: Final = text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))")
+# The run's own lock is asked for first: whoever holds the definition's holds his own, so it tells whose that one is.
+_TAKE: Final = text(
+    "WITH own AS MATERIALIZED (SELECT pg_try_advisory_lock(hashtextextended(:own, 0)) AS free) "
+    "SELECT free, pg_try_advisory_lock(hashtextextended(:name, 0)) AS taken FROM own"
+)
+_FREE: Final = text("SELECT pg_advisory_unlock_all()")
 
 
 class DefinitionLock:
@@ -51,24 +54,22 @@ class DefinitionLock:
 
 
 @contextmanager
-def definition_lock(engine: Engine, definition_id: UUID) -> Generator[DefinitionLock | None]:
-    """Hold the definition's lock; None if another run holds it."""
+def definition_lock(engine: Engine, definition: Definition, run: RunContext) -> Generator[DefinitionLock | None]:
+    """Hold the definition's lock; None if another run holds it.
+
+    Raises TransientError if an earlier attempt of this run holds it: its worker is lost, or still believes to be at work.
+    """
+    name = f"beatline definition {definition.id}"
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
         conn.detach()  # not back into the pool: closing the session is what frees the lock for certain
         conn.execute(text(_SESSION))
-        name = {"name": f"beatline definition {definition_id}"}
-        taken = conn.execute(_TAKE, name).scalar_one()
+        free, taken = conn.execute(_TAKE, {"name": name, "own": f"{name} run {run.run_id}"}).one()
         try:
+            if not taken and not free:
+                raise TransientError(f"Another attempt still holds {definition.called}.", retry_after_s=_HELD_S)
             yield DefinitionLock(conn) if taken else None
         finally:
             # The server ends a closed session in its own time, and until then the next run would be busy.
-            if taken and not conn.invalidated:
+            if not conn.invalidated:
                 with suppress(DBAPIError):
-                    conn.execute(_FREE, name)
-
-
-def busy(definition: Definition, run: RunContext) -> Literal["busy"]:
-    """What a run that did not get the lock ends as. Raises TransientError if its own earlier attempt may hold it."""
-    if run.attempt > 1:
-        raise TransientError(f"Another attempt still holds {definition.called}.", retry_after_s=_HELD_S)
-    return BUSY
+                    conn.execute(_FREE)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from beatline.datasets.table import Counts, Dataset, open_dataset
 from beatline.definitions import Definition, store
-from beatline.definitions.lock import DefinitionLock, busy, definition_lock
+from beatline.definitions.lock import BUSY, DefinitionLock, definition_lock
 from beatline.definitions.opening import open_definition
 from beatline.ledger.database import guarded
 from beatline.logs import get_logger
@@ -73,9 +73,9 @@ def collect(installation: Installation, source_id: str, run: RunContext) -> dict
     """
     with guarded(installation.settings):
         definition, source = open_source(installation, source_id)
-        with definition_lock(installation.engine, definition.id) as lock:
+        with definition_lock(installation.engine, definition, run) as lock:
             if lock is None:
-                return busy(definition, run)
+                return BUSY
             return _Run(installation, definition, source, run, lock).execute()
 
 

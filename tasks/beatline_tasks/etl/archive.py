@@ -20,7 +20,7 @@ from beatline.artifacts import ArtifactStore
 from beatline.clock import utc_now
 from beatline.datasets.table import check_dataset_name
 from beatline.definitions import Definition
-from beatline.definitions.lock import DefinitionLock, busy, definition_lock
+from beatline.definitions.lock import BUSY, DefinitionLock, definition_lock
 from beatline.errors import BeatlineError, TransientError
 from beatline.failpoints import reach
 from beatline.ledger.database import guarded, quoted
@@ -64,9 +64,9 @@ def run_archive(installation: Installation, job_id: str, run: RunContext) -> dic
         definition, job = open_job(installation, job_id)
         if job.archive is None:
             raise JobError(f"{definition.called} loads: it is for the task etl.run_job.")
-        with definition_lock(installation.engine, definition.id) as lock:
+        with definition_lock(installation.engine, definition, run) as lock:
             if lock is None:
-                return busy(definition, run)
+                return BUSY
             return _Archiving(installation, definition, job, job.archive, run.run_id, lock).execute()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from beatline.definitions import Definition
-from beatline.definitions.lock import busy, definition_lock
+from beatline.definitions.lock import BUSY, definition_lock
 from beatline.definitions.opening import open_definition
 from beatline.failpoints import reach
 from beatline.ledger.database import guarded
@@ -65,9 +65,9 @@ def run_load(installation: Installation, job_id: str, run: RunContext) -> dict[s
         definition, job = open_job(installation, job_id)
         if job.output is None:
             raise JobError(f"{definition.called} archives: it is for the task etl.archive.")
-        with definition_lock(installation.engine, definition.id) as lock:
+        with definition_lock(installation.engine, definition, run) as lock:
             if lock is None:
-                return busy(definition, run)
+                return BUSY
             result = load(installation, definition, job, job.output, run.run_id, lock)
     reach("etl_committed")
     get_logger(__name__).info("loaded", job=definition.name, target=job.output.table, **result)

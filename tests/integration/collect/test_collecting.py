@@ -241,9 +241,9 @@ def test_pages_that_go_round_are_found(
 def test_one_run_of_a_source_at_a_time(web: Web, open_installation: Installation, weather: Any) -> None:
     definition = weather()
     feed(web, days(range(3)))
-    with definition_lock(open_installation.engine, definition.id) as held:
+    with definition_lock(open_installation.engine, definition, run(1)) as held:
         assert held is not None
-        assert collect(open_installation, "days", run()) == "busy"
+        assert collect(open_installation, "days", run(2)) == "busy"
     assert not web.asked
     assert collected(open_installation, "days", 2)["new"] == 3
 

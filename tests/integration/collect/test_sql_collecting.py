@@ -168,11 +168,13 @@ def test_private_addresses_are_refused(installation: Installation, add_source: A
         collected(installation)
 
 
-def test_a_second_attempt_waits_for_the_first(shop: Installation, add_source: AddSource) -> None:
+def test_a_second_attempt_waits_for_the_first_and_for_no_other_run(shop: Installation, add_source: AddSource) -> None:
     definition = add_source("orders", **ORDERS)
     first = RunContext("run-1", 1, 0, "collect.execute_task", "collect", None, None)
-    with definition_lock(shop.engine, definition.id):
-        assert collect(shop, "orders", first) == "busy"
+    other = replace(first, run_id="run-2")
+    with definition_lock(shop.engine, definition, first):
+        assert collect(shop, "orders", other) == "busy"
+        assert collect(shop, "orders", replace(other, attempt=2)) == "busy"
         with pytest.raises(TransientError, match="Another attempt still holds Source 'orders'") as held:
             collect(shop, "orders", replace(first, attempt=2))
         assert held.value.retry_after_s == 30

@@ -238,6 +238,7 @@ def test_two_polls_at_once_are_one(
     from concurrent.futures import ThreadPoolExecutor
 
     from beatline.definitions.lock import definition_lock
+    from beatline.task.context import RunContext
     from beatline_tasks.email.lock import mailbox_lock
 
     user = dovecot.user()
@@ -247,7 +248,8 @@ def test_two_polls_at_once_are_one(
         assert lock is not None
         lock.check()
         assert poll(user) == "busy"
-    with definition_lock(installed.engine, box.id):
+    other = RunContext("another", 1, 0, "any", "email", None, None)
+    with definition_lock(installed.engine, box, other):
         assert poll(user) == "busy"
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(poll, [user] * 16))

@@ -188,8 +188,9 @@ def test_what_is_wrong_is_said(
     with pytest.raises(NotFoundError):
         archive("nobody")
     fine = add_job("fine", archive={"dataset": "lines", "time_column": "at"})
-    with definition_lock(open_installation.engine, fine.id):
-        assert archive("fine") == "busy"
+    other = replace(RUN, run_id="another", attempt=2)
+    with definition_lock(open_installation.engine, fine, RUN):
+        assert run_archive(open_installation, "fine", other) == "busy"
         with pytest.raises(TransientError, match="Another attempt still holds Job 'fine'") as held:
             run_archive(open_installation, "fine", replace(RUN, attempt=2))
         assert held.value.retry_after_s == 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -178,8 +179,9 @@ def test_a_second_attempt_waits_for_the_first(add_job: AddJob, rows: Rows, open_
     def attempt(number: int) -> Any:
         return run_load(open_installation, "copy", RunContext("run-1", number, 0, "etl.run_job", "etl", None, None))
 
-    with definition_lock(open_installation.engine, job.id):
-        assert attempt(1) == "busy"
+    other = RunContext("run-2", 2, 0, "etl.run_job", "etl", None, None)
+    with definition_lock(open_installation.engine, job, replace(other, run_id="run-1")):
+        assert run_load(open_installation, "copy", other) == "busy"
         with pytest.raises(TransientError, match="Another attempt still holds Job 'copy'") as held:
             attempt(2)
     assert held.value.retry_after_s == 30

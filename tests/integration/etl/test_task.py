@@ -14,6 +14,7 @@ from beatline.definitions.lock import definition_lock
 from beatline.errors import NotFoundError
 from beatline.ledger.history import Run, find_run
 from beatline.ledger.states import RunState
+from beatline.task.context import RunContext
 from support.apps import close
 from support.processes import StartProcess, StartWorker
 from support.waiting import wait_until
@@ -79,7 +80,7 @@ def test_runs_end_as_they_should(
     assert (done.state, done.queue) == (RunState.SUCCEEDED, "etl")
     assert done.result is not None
     assert "'in': 7, 'out': 7, 'rejected': 0, 'new': 7" in done.result
-    with definition_lock(open_installation.engine, job.id):
+    with definition_lock(open_installation.engine, job, RunContext("another", 1, 0, "etl.run_job", "etl", None, None)):
         assert send("etl.run_job", str(job.id)).result == "'busy'"
     add_job("old", archive={"dataset": "feed", "time_column": "at"})
     archived = send("etl.archive", "old")

@@ -19,9 +19,10 @@ hypothesis_settings.register_profile("beatline", deadline=None, database=None)
 hypothesis_settings.load_profile("beatline")
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One process more than there are processors, for tests wait longer than they compute; eight at most."""
-    return min(8, (os.cpu_count() or 1) + 1)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """More processes than there are processors, for tests wait longer than they compute, and proofs far longer."""
+    processors = os.cpu_count() or 1
+    return min(8, processors * 2 + 1 if config.option.markexpr == "proof" else processors + 2)
 
 
 @pytest.fixture(scope="session", autouse=True)

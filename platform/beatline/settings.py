@@ -131,8 +131,10 @@ class Settings(BaseSettings):
     )
     result_expires_s: int = Field(default=3600, ge=1, description="How long a result is kept, in seconds.")
     history_days: int = Field(default=30, ge=1, description="How many days of history are kept.")
-    lease_s: Seconds = Field(
-        default=20.0, description="How long a worker may be silent before its runs go back to their queue, in seconds."
+    lease_s: Annotated[Seconds, AfterValidator(checks.lease_s)] = Field(
+        default=20.0,
+        description="How long a worker may be silent before its runs go back to their queue, in seconds; at most the "
+        "shortest hard time limit of the queues.",
     )
     lease_renew_s: Annotated[Seconds, AfterValidator(checks.lease_renew_s)] = Field(
         default=5.0, description="How often a worker renews its leases, in seconds; at most a third of lease_s."

@@ -14,6 +14,7 @@ from pydantic import SecretStr, ValidationInfo
 
 from beatline import names
 from beatline.errors import NameRefusedError
+from beatline.queues.topology import TOPOLOGY
 
 _REDIS: Final = ("redis", "rediss")
 _POSTGRES: Final = ("postgres", "postgresql", "postgresql+psycopg2")
@@ -172,6 +173,17 @@ def cleanup_tables(given: tuple[str, ...]) -> tuple[str, ...]:
         if not (connection and schema and name) or "." in name:
             raise ValueError(f"{entry!r} is no table: write connection:schema.table")
     return given
+
+
+def lease_s(seconds: float) -> float:
+    """No longer than any queue lets a run take: what a dead worker held would wait longer than it may take."""
+    shortest = min(TOPOLOGY, key=lambda queue: queue.hard_limit_s)
+    if seconds > shortest.hard_limit_s:
+        raise ValueError(
+            f"must be at most {shortest.hard_limit_s}, the hard time limit of the queue {shortest.name}: a run whose worker "
+            "died waits for its lease to end"
+        )
+    return seconds
 
 
 def lease_renew_s(renew_s: float, info: ValidationInfo) -> float:

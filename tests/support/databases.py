@@ -36,7 +36,8 @@ def _execute(url: str, statement: sql.Composable) -> None:
 def database(url: str, *, template: str | None = None) -> Generator[str]:
     """The URL of a new database, dropped at the end whoever is still connected."""
     name = f"beatline_test_{secrets.token_hex(6)}"
-    copied = sql.SQL(" TEMPLATE {}").format(sql.Identifier(template)) if template else sql.SQL("")
+    # Copied as files: by way of the WAL, as is usual, it takes the server three times as long.
+    copied = sql.SQL(" TEMPLATE {} STRATEGY file_copy").format(sql.Identifier(template)) if template else sql.SQL("")
     _execute(url, sql.SQL("CREATE DATABASE {}{}").format(sql.Identifier(name), copied))
     try:
         yield with_database(url, name)

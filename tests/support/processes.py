@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import psutil
 from pydantic import SecretStr
 
+from support.nursery import Child, raised_child
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ SHOWN_CHARS: Final = 6000
 class Spawned:
     """A process that leads its own group; everything it prints stands in `log`."""
 
-    def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, name: str, popen: subprocess.Popen[bytes] | Child, log: Path) -> None:
         self.name, self.log = name, log
         self._popen = popen
 
@@ -88,10 +89,10 @@ class Spawned:
 
 
 class Spawner:
-    """Starts processes against one installation and ends all of them."""
+    """Starts processes against one installation and ends all of them; with `forks`, from a nursery where that can be."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, forks: bool = False) -> None:
+        self._folder, self._forks = folder, forks
         self._spawned: list[Spawned] = []
 
     def spawn(
@@ -108,7 +109,12 @@ class Spawner:
         log = self._folder / f"{label}.log"
         variables = {**os.environ, **(variables_of(settings) if settings else {}), **(env or {})}
         with log.open("wb") as stream:
-            popen = subprocess.Popen(
+            child = (
+                raised_child(argv, variables, cwd or self._folder, stream.fileno())
+                if self._forks and python == sys.executable
+                else None
+            )
+            popen = child or subprocess.Popen(
                 [python, "-m", *argv],
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
                 cwd=cwd or self._folder, env=variables, start_new_session=True,

@@ -21,7 +21,7 @@ def spawner(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Spawner]
     """Starts processes, and ends all of them after the test."""
     folder = tmp_path / "processes"
     folder.mkdir()
-    spawner = Spawner(folder)
+    spawner = Spawner(folder, forks=True)
     request.node.stash[_SPAWNER] = spawner
     yield spawner
     spawner.end()
@@ -69,7 +69,9 @@ def worker(spawn: Spawn) -> StartWorker:
         ready: bool = True,
     ) -> Spawned:
         name = f"worker{next(numbers)}"
-        options = ("-Q", ",".join(queues or ("default",)), "-P", pool, "-c", str(concurrency), "-n", f"{name}@%h")
+        # Without mingle, as `beatline worker` starts them: each start would wait a second for all the others.
+        options = ("-Q", ",".join(queues or ("default",)), "-P", pool, "-c", str(concurrency), "-n", f"{name}@%h",
+                   "--without-mingle")  # fmt: skip
         argv = ("celery", "-A", "beatline", "worker", *options, "--loglevel", "INFO", *arguments)
         spawned = spawn(*argv, settings=settings, env=env, name=name)
         if ready:

@@ -66,6 +66,7 @@ class LeaseKeeper:
         self._wake = threading.Event()
         self._held: dict[int, Held] = {}
         self._ends: deque[End] = deque()
+        self._ending: dict[int, Lease] = {}  # whose end is on its way: on a half-open connection it takes a while
         self._ended: deque[Event] = deque(maxlen=4)  # the last ones: suspects, where leases lapsed
         self._standstill = Standstill(settings.lease_s)
         self.kept = KeptEnds()
@@ -182,6 +183,8 @@ class LeaseKeeper:
         """End an attempt. False: refused. While Redis does not answer the end is kept and sent again, and counts."""
         with self._lock:
             held = self._held.pop(end.lease.fence, None)
+            if held is not None:
+                self._ending[end.lease.fence] = end.lease
         self._ended.append(end.event)
         if held is not None and held.untold is not None:
             end = replace(end, began=held.untold.at)
@@ -191,6 +194,9 @@ class LeaseKeeper:
             log.warning("end_kept", run_id=end.lease.run_id, error=str(exc))
             self._ends.append(end)
             return True
+        except BaseException:
+            self._forget(end)  # nobody sends it again, so the lease must lapse
+            raise
 
     def abandon(self, lease: Lease, reason: str, *, begun: bool = True) -> None:
         """The attempt will not end, and its process knows: let the lease expire now. If Redis is away, silence does it."""
@@ -246,9 +252,14 @@ class LeaseKeeper:
         if taken is None:
             claims.tell(late(end.event).to_json())
             log.warning("end_refused", run_id=end.lease.run_id, attempt=end.lease.attempt, fence=end.lease.fence)
-            return False
-        self.kept.keep(KeptEnd(end.lease, end.state, said, parse_id(taken)), generation)
-        return True
+        else:
+            self.kept.keep(KeptEnd(end.lease, end.state, said, parse_id(taken)), generation)
+        self._forget(end)
+        return taken is not None
+
+    def _forget(self, end: End) -> None:
+        with self._lock:
+            self._ending.pop(end.lease.fence, None)
 
     def _run(self) -> None:
         while not self._stopping:
@@ -328,12 +339,13 @@ class LeaseKeeper:
             held.untold = None
 
     def _renew(self) -> None:
-        held = self.held()
+        with self._lock:
+            ending = dict(self._ending)
+            begun = {fence for fence, one in self._held.items() if one.accepted} | ending.keys()
+            parks = {fence for fence, one in self._held.items() if one.parks}
+        held = (*self.held(), *ending.values())
         if not held and not len(self.kept) and self.kept.seen is not None:
             return
-        with self._lock:
-            begun = {fence for fence, one in self._held.items() if one.accepted}
-            parks = {fence for fence, one in self._held.items() if one.parks}
         newest = self.kept.newest
         gone, seen, cancelled = self._upkeep.renew(held, begun=begun, parks=parks)
         if self.kept.see(seen, newest):

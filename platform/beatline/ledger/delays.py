@@ -57,6 +57,9 @@ PAGE: Final = 500
 MOST_UNTOLD: Final = 1000
 """Messages of expired runs that are kept until who waits for them was told."""
 PAGE_BYTES: Final = 8 * 1024 * 1024
+TRIES_S: Final = (0.0, 0.02, 0.1, 0.3)
+"""Pauses before each try to publish. A look that found a row before we took it locks it once more, sees that it has
+changed, and keeps it locked until its transaction ends; what is locked after all of them is published by a relay."""
 EXPIRED: Final = "expired"
 """Celery's word for it, so that a run that expired while it was delayed reads like one that did so in its queue."""
 
@@ -258,15 +261,24 @@ class Sender:
             log.error("message_unreadable", run_id=row.id, error=str(exc))
 
     def _publish(self, page: _Page) -> None:
-        with self._installation.engine.begin() as conn:
-            ours = set(conn.execute(sql(conn, _STILL_OURS), _named(page)).scalars())
-            messages = [message for run_id, message in page.messages.items() if run_id in ours]
-            with hurried(REDIS_S):
-                publish_stored(self._installation, messages)
-            reach("delays.published")
-            mark_queued(conn, [(row.day, row.id) for row in page.rows if row.id in ours], utc_now())
+        """Publish what was taken, and is not locked by a relay that does so."""
+        left, sent = _named(page), 0
+        for pause_s in TRIES_S:
+            self._stop.wait(pause_s)
+            with self._installation.engine.begin() as conn:
+                ours = set(conn.execute(sql(conn, _STILL_OURS), left).scalars())
+                with hurried(REDIS_S):
+                    publish_stored(
+                        self._installation, [page.messages[run_id] for run_id in left["ids"] if run_id in ours]
+                    )
+                reach("delays.published")
+                mark_queued(conn, [(row.day, row.id) for row in page.rows if row.id in ours], utc_now())
+            left["ids"] = [run_id for run_id in left["ids"] if run_id not in ours]
+            sent += len(ours)
+            if not left["ids"]:
+                break
         latest_s = max(float(row.late_s) for row in page.rows)
-        log.info("delayed_runs_sent", count=len(ours), late_s=round(latest_s, 3))
+        log.info("delayed_runs_sent", count=sent, late_s=round(latest_s, 3))
 
     def _say_away(self, exc: Exception) -> None:
         if not self._away:

@@ -361,8 +361,9 @@ def test_a_frozen_redis_delays_a_commit_and_loses_nothing(
 def test_who_dies_after_the_commit_has_its_run_published_within_two_seconds(
     installation: Installation, recorder: StartProcess, spawn: Spawn
 ) -> None:
-    recorder()
-    wait_until(lambda: installation.redis.get(installation.keys.since), 20, what="the recorder began its epoch")
+    recorder(env={"BEATLINE_LEASE_S": "1.5", "BEATLINE_LEASE_RENEW_S": "0.5"})
+    # Before that, what was committed ahead of the relay's first look waits for as long as a lease.
+    wait_until(lambda: installation.redis.get(installation.keys.settled), 20, what="the data set is settled")
     died = spawn("support.submit_and_die", "r1", env={"PYTHONPATH": str(TESTS)})
     assert died.wait(30.0) == -signal.SIGKILL
     ended_s = monotonic_s()

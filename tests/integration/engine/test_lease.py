@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import pytest
 
@@ -112,6 +115,41 @@ def test_short_runs_do_not_keep_a_long_one_from_being_renewed(keeper: LeaseKeepe
         keeper.begin(lease, event(lease), None)  # there is always one whose begin has not been told
         lapsed += not lives(installation, "long")
     assert lapsed == 0
+
+
+def test_a_lease_is_renewed_for_as_long_as_its_end_is_on_its_way(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+
+    class HalfOpen(Claims):
+        """Claims whose ends are on a connection that nobody answers, until its time-out."""
+
+        def finish(self, lease: Lease, state: Literal["ended", "closed"], end: str) -> str | None:
+            if not answers.wait(10):
+                raise TimeoutError
+            return super().finish(lease, state, end)
+
+    monkeypatch.setattr("beatline.engine.lease.Claims", HalfOpen)
+    ours = LeaseKeeper(installation.settings)
+    ours.start()
+    try:
+        lease = claim(ours)
+        ours.begin(lease, event(lease), None, at_once=True)
+        with ThreadPoolExecutor(1) as pool:
+            ended = pool.submit(ours.finish, end(lease))
+            wait_until(lambda: not ours.holds(lease))
+            lapsed, until = 0, monotonic_s() + 2 * installation.settings.lease_s
+            while monotonic_s() < until:
+                lapsed += not lives(installation)
+            answers.set()
+            assert ended.result(10), "not refused"
+        assert lapsed == 0
+        assert [kind for kind in kinds(installation) if kind.endswith("succeeded")] == [kinds(installation)[-1]]
+        wait_until(lambda: not lives(installation), what="no lease is left")
+    finally:
+        answers.set()
+        ours.stop()
 
 
 def test_a_late_end_leaves_the_next_attempt_its_lease(

@@ -158,6 +158,7 @@ def test_the_driver_is_named_in_the_database_url(url: str, expected: str) -> Non
         ("redis_url", "redis://", "names no host"),
         ("lease_renew_s", 7, "a third of BEATLINE_LEASE_S"),
         ("lease_s", "nan", "finite"),
+        ("lease_s", 301, "at most 300, the hard time limit of the queue default"),
         ("beat_lock_s", 4, "greater than or equal to 5"),
         ("data_schema", "beatline", "another schema"),
         ("database_schema", "Robert'; DROP", "lower-case letters"),

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from celery import Celery
 
@@ -78,7 +79,9 @@ def _ours(machine: Machine) -> tuple[Sample, float]:
 def _measure(
     machine: Machine, app: Celery, prefix: str, name: str, env: Mapping[str, str], beside: Mapping[str, Spawned]
 ) -> tuple[Sample, float]:
+    published = _Asked.of(machine.redis)
     enqueued_s = _enqueue(app)
+    published = _Asked.of(machine.redis) - published
     _wait_for_history(machine, "queued", beside)
     options = ("-Q", "default", "-P", "prefork", "-c", str(CONCURRENCY), "--prefetch-multiplier", "4")
     quiet = ("--without-gossip", "--without-mingle", "--loglevel", "WARNING", "--task-events")
@@ -87,16 +90,19 @@ def _measure(
     left = _Left(machine.redis, prefix)
     wait_until(lambda: left.count() <= TASKS - WARM, DRAIN_S, what=f"{name} has warmed up")
     meter = Meter({"worker": worker.pid, **{n: one.pid for n, one in beside.items()}, **machine.server_pids()})
-    already, commands = TASKS - left.count(), _commands(machine.redis)
+    already, asked = TASKS - left.count(), _Asked.of(machine.redis)
     wait_until(lambda: left.count() == 0, DRAIN_S, what=f"{name} has done every task")
     drained_s, done = meter.elapsed_s(), TASKS - already
-    commands = _commands(machine.redis) - commands
+    asked = _Asked.of(machine.redis) - asked
     used, others = meter.used_s(), meter.others_share()
     behind_s = _wait_for_history(machine, "succeeded", beside)
     worker.stop()
     details = {
         "enqueued_per_s": TASKS / enqueued_s,
-        "redis_commands_per_task": commands / done,
+        "redis_commands_per_publish": published.commands / TASKS,
+        "redis_round_trips_per_publish": published.round_trips / TASKS,
+        "redis_commands_per_task": asked.commands / done,
+        "redis_round_trips_per_task": asked.round_trips / done,
         "history_behind_s": behind_s,
         **{f"cpu_ms_per_task_{who}": seconds * 1000 / done for who, seconds in used.items()},
     }
@@ -113,8 +119,21 @@ def _enqueue(app: Celery) -> float:
     return monotonic_s() - began_s
 
 
-def _commands(redis: Any) -> int:
-    return int(redis.info("stats")["total_commands_processed"])
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a server has been asked by all its clients: commands, and how often it read some of them from a connection,
+    which for what fits into one read is a round trip. Looking on asks fifty times a second, on either side."""
+
+    commands: int
+    round_trips: int
+
+    @classmethod
+    def of(cls, redis: Any) -> Self:
+        said = redis.info("stats")
+        return cls(int(said["total_commands_processed"]), int(said["total_reads_processed"]))
+
+    def __sub__(self, before: _Asked) -> _Asked:
+        return _Asked(self.commands - before.commands, self.round_trips - before.round_trips)
 
 
 class _Left:

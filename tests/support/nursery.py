@@ -117,8 +117,9 @@ _making: Final = threading.Lock()
 
 def raised_child(argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: int) -> Child | None:
     """A child from the nursery of this process; None if it needs an interpreter of its own: on a system without such
-    sockets, or in an environment that differs from ours in more than Beatline's variables and the path of modules."""
-    if sys.platform != "linux":
+    sockets, with gevent, which replaces modules before they are imported, or in an environment that differs from ours in
+    more than Beatline's variables and the path of modules."""
+    if sys.platform != "linux" or "gevent" in argv:
         return None
     with _making:
         if not _own:

@@ -89,10 +89,10 @@ class Spawned:
 
 
 class Spawner:
-    """Starts processes against one installation and ends all of them; with `forks`, from a nursery where that can be."""
+    """Starts processes against one installation and ends all of them."""
 
-    def __init__(self, folder: Path, *, forks: bool = False) -> None:
-        self._folder, self._forks = folder, forks
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._spawned: list[Spawned] = []
 
     def spawn(
@@ -103,17 +103,14 @@ class Spawner:
         cwd: Path | None = None,
         name: str | None = None,
         python: str = sys.executable,
+        forks: bool = False,
     ) -> Spawned:
-        """Run `python -m ARGV…`, with the settings as environment variables."""
+        """Run `python -m ARGV…`, with the settings as environment variables; with `forks`, from a nursery if it can be."""
         label = f"{len(self._spawned) + 1}-{name or argv[0]}"
         log = self._folder / f"{label}.log"
         variables = {**os.environ, **(variables_of(settings) if settings else {}), **(env or {})}
         with log.open("wb") as stream:
-            child = (
-                raised_child(argv, variables, cwd or self._folder, stream.fileno())
-                if self._forks and python == sys.executable
-                else None
-            )
+            child = raised_child(argv, variables, cwd or self._folder, stream.fileno()) if forks else None
             popen = child or subprocess.Popen(
                 [python, "-m", *argv],
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,

@@ -21,7 +21,7 @@ def spawner(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Spawner]
     """Starts processes, and ends all of them after the test."""
     folder = tmp_path / "processes"
     folder.mkdir()
-    spawner = Spawner(folder, forks=True)
+    spawner = Spawner(folder)
     request.node.stash[_SPAWNER] = spawner
     yield spawner
     spawner.end()
@@ -49,7 +49,7 @@ def spawn(settings: Settings, spawner: Spawner) -> Spawn:
         cwd: Path | None = None,
         name: str | None = None,
     ) -> Spawned:
-        return spawner.spawn(*argv, settings=settings or ours, env=env, cwd=cwd, name=name)
+        return spawner.spawn(*argv, settings=settings or ours, env=env, cwd=cwd, name=name, forks=True)
 
     return start
 

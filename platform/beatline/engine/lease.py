@@ -47,9 +47,11 @@ class LeaseKeeper:
 
     A lease that Redis says is another's is dropped: its task goes on, but its end will be refused. `on_renewed` is
     called when leases were renewed and a task runs under one of them, `on_cancelled` with the orders to cancel what is held
-    here, by fence, again and again. `kept` are the ends that PostgreSQL may not have yet.
+    here, by fence, again and again. `kept` are the ends that PostgreSQL may not have yet. While it is `closing`, nothing is
+    to be claimed any more: its process is about to begin anew.
     """
 
+    closing = False
     on_renewed: Callable[[], None] | None = None
     on_cancelled: Callable[[Mapping[int, str]], None] | None = None
 

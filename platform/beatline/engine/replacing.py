@@ -99,6 +99,7 @@ class Replacing(StartStopStep):
             return
         log.error("worker_replaces_itself", leaked=len(hung), slots=slots, hung=hung)
         take_keeper(parent.app)
+        keeper.closing = True
         # Not a daemon: should all threads come back, the interpreter waits for this one at its end.
         threading.Thread(target=self._replace, args=(parent, keeper, tie, command), name="beatline-replacing").start()
         flags: Any = state

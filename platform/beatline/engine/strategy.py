@@ -84,6 +84,8 @@ def leased(task: Any, app: Any, consumer: Any) -> Callable[..., Any]:
     doubts = doubts_of(app)
 
     def handle(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **options: Any) -> Any:
+        if keeper.closing:
+            return consumer.timer.call_after(LATER_S, reject, (_celery_log, consumer.connection_errors, True))
         if parks:
             mark(message.headers)
         reach("worker.fetched")

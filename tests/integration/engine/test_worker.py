@@ -207,8 +207,9 @@ def test_pool_processes_die_with_their_worker(
         pytest.skip("only Linux can tie a process to its parent")
     doomed = worker("default", env=ENV)
     app.tasks["test.hold"].delay(str(tmp_path))
-    wait_until(lambda: (tmp_path / "begun").exists())
-    child = int((tmp_path / "begun").read_text().split()[-1])
+    begun = tmp_path / "begun"
+    wait_until(lambda: begun.exists() and begun.read_text().endswith("\n"))
+    child = int(begun.read_text().split()[-1])
     doomed.send(signal.SIGKILL)
     wait_until(lambda: not Path(f"/proc/{child}").exists(), what="the pool process is gone")
 

@@ -31,7 +31,7 @@ test: setup ## Run the tests that take seconds each (TESTS=path for those of a p
 	@$(PY) -m pytest -n auto --dist worksteal $(if $(TESTS),$(TESTS),-m "not proof")
 
 prove: setup ## Run the proofs: processes killed at every step, everything at once, hostile mail
-	@$(PY) -m pytest -n auto --dist worksteal -m proof $(TESTS)
+	@$(PY) -m pytest -n auto --dist loadgroup -m proof $(TESTS)
 
 check: setup ## Lint, format, types, direction of imports, sizes
 	@$(PY) -m ruff check

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,10 +19,16 @@ hypothesis_settings.register_profile("beatline", deadline=None, database=None)
 hypothesis_settings.load_profile("beatline")
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """More processes than there are processors, for tests wait longer than they compute, and proofs far longer."""
-    processors = os.cpu_count() or 1
-    return min(8, processors * 2 + 1 if config.option.markexpr == "proof" else processors + 2)
+def pytest_xdist_auto_num_workers() -> int:
+    """Two more than there are processors, for tests wait longer than they compute."""
+    return min(8, (os.cpu_count() or 1) + 2)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    """What takes a process for a minute goes first, whatever the order of the others: no process is to end with it."""
+    yield
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -56,6 +56,7 @@ def left_running(home: Path) -> list[str]:
 
 
 @pytest.mark.proof
+@pytest.mark.xdist_group("demo")
 def test_nothing_is_lost_and_nothing_doubled_though_a_worker_is_killed(spawner: Spawner, home: Path) -> None:
     """P2, P3: one tick, one run; nothing accepted is lost."""
     demo = start(spawner, home)
@@ -80,6 +81,7 @@ def test_nothing_is_lost_and_nothing_doubled_though_a_worker_is_killed(spawner: 
 
 
 @pytest.mark.proof
+@pytest.mark.xdist_group("kept demo")
 def test_a_lost_row_and_a_doubled_run_are_found(spawner: Spawner, home: Path) -> None:
     demo = start(spawner, home, "--keep")
     demo.wait_for(r"Ctrl-C stops it", COUNTED_S)

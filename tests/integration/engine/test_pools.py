@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,11 @@ from support.waiting import wait_until
 TESTS = str(Path(run_tasks.__file__).parents[1])
 ENV = {"PYTHONPATH": os.pathsep.join(filter(None, (TESTS, os.environ.get("PYTHONPATH"))))}
 
-POOLS = ["prefork", "threads", "solo", "gevent"]
+without_gevent = pytest.mark.skipif(
+    find_spec("gevent") is None,
+    reason="gevent has no wheel for every platform, so it is no dependency: install it to use, and to test, that pool",
+)
+POOLS = ["prefork", "threads", "solo", pytest.param("gevent", marks=without_gevent)]
 
 pytestmark = pytest.mark.proof
 

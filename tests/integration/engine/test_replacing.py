@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ ENV = {
     "BEATLINE_TEST_HUNG_GRACE_S": "0.2",
 }
 
+without_gevent = pytest.mark.skipif(
+    find_spec("gevent") is None,
+    reason="gevent has no wheel for every platform, so it is no dependency: install it to use, and to test, that pool",
+)
+
 
 @pytest.fixture
 def settings(make_settings: MakeSettings) -> Any:
@@ -56,7 +62,7 @@ def counted(folder: Path) -> Counter[str]:
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("pool", ["threads", "gevent"])
+@pytest.mark.parametrize("pool", ["threads", pytest.param("gevent", marks=without_gevent)])
 def test_a_run_that_hangs_is_dead_after_three_and_costs_no_other_run_anything(
     installation: Installation, app: Any, worker: StartWorker, recorder: StartProcess, tmp_path: Path, pool: str
 ) -> None:

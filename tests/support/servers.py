@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-from contextlib import suppress
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
+import psutil
 import pytest
 
 from beatline.embedded.postgres import Postgres
 from beatline.embedded.valkey import Valkey
+
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # a folder of its own in it, that nobody else may enter
+_ROOM_BYTES: Final = 6_000_000_000
+_OURS: Final = "beatline-tests-"
 
 
 class Server:
@@ -54,6 +62,22 @@ def redis_server(folder: Path) -> Server:
 def postgres_server(folder: Path) -> Server:
     """A PostgreSQL; what it committed survives its own death."""
     return Server(Postgres(folder, durable=False), folder.with_name(f"{folder.name}.log"))
+
+
+@contextmanager
+def folder_in_memory(otherwise: Path) -> Generator[Path]:
+    """A folder in memory where there is plenty, else `otherwise`: each test copies a database, and that is 470 files."""
+    if not _MEMORY.is_dir() or not os.access(_MEMORY, os.W_OK) or shutil.disk_usage(_MEMORY).free < _ROOM_BYTES:
+        yield otherwise
+        return
+    for left in _MEMORY.glob(f"{_OURS}*-*"):
+        if not psutil.pid_exists(int(left.name.removeprefix(_OURS).partition("-")[0])):
+            shutil.rmtree(left, ignore_errors=True)  # its test run was killed
+    folder = Path(tempfile.mkdtemp(prefix=f"{_OURS}{os.getpid()}-", dir=_MEMORY))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def unavailable(what: str, exc: Exception) -> NoReturn:

@@ -49,8 +49,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
-    for server in _served(servers.postgres_server(tmp_path_factory.mktemp("postgres")), "PostgreSQL"):
-        yield server.url
+    with servers.folder_in_memory(tmp_path_factory.mktemp("postgres")) as folder:
+        for server in _served(servers.postgres_server(folder / "data"), "PostgreSQL"):
+            yield server.url
 
 
 def _served(server: servers.Server, what: str) -> Iterator[servers.Server]:

@@ -15,13 +15,11 @@ from sqlalchemy import text
 
 from beatline.clock import monotonic_s, utc_now, utc_today
 from beatline.engine.doubts import PATIENCE_S
-from beatline.engine.lease import BEGIN_LINGER_S
 from beatline.engine.messages import list_key, parked_key
 from beatline.engine.publish import message_of
 from beatline.installation import Installation
 from beatline.ledger.database import open_engine, upgrade
 from beatline.ledger.epochs import Began, look
-from beatline.ledger.events import FIELD
 from beatline.ledger.store import insert_runs
 from beatline.queues.census import lengths
 from beatline.settings import Settings
@@ -175,13 +173,9 @@ def test_an_ordinary_message_costs_what_it_did(
     def calls(command: str) -> int:
         return int(after[f"cmdstat_{command}"]["calls"]) - int(before[f"cmdstat_{command}"]["calls"])
 
-    renewals = int(took_s / settings.lease_renew_s) + 2
-    events = [json.loads(entry[FIELD]) for _, entry in redis.xrange(settings.keys.events)]
-    # What lasts longer has its begin told, unless its end overtakes that.
-    lasted = [event["at"] - event.get("began", event["at"]) for event in events]
-    slow = sum(s > BEGIN_LINGER_S for s in lasted) + sum(event["kind"] == "started" for event in events)
-    assert 2 * count <= calls("evalsha") <= 2 * count + renewals + slow, "one claim and one end a run that is short"
-    assert slow < count / 2
+    # Some begins may be told by themselves, where a busy machine makes a run last; a third call for each would be 180.
+    more = int(took_s / settings.lease_renew_s) + 2 + count // 6
+    assert 2 * count <= calls("evalsha") <= 2 * count + more, "one claim and one end a run"
     assert calls("brpop") <= count + took_s + 2
     assert not said(running, "asked_postgresql")
     redis.close()

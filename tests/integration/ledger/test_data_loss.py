@@ -142,33 +142,12 @@ def done_at_least(folder: Path, count: int) -> bool:
     return len(effects(folder)) >= count
 
 
-def test_under_load_nothing_is_lost_and_what_is_repeated_is_counted(
-    app: Any, installation: Installation, worker: StartWorker, recorder: StartProcess, tmp_path: Path
+def test_a_restart_with_its_append_only_file_repeats_nothing(
+    app: Any, installation: Installation, own_redis: Server, worker: StartWorker, recorder: StartProcess, tmp_path: Path
 ) -> None:
     (tmp_path / "go").touch()
     recorder()
-    for _ in range(2):
-        worker("default", concurrency=2, env=_ENV)
-    submitted = submit(app, installation, tmp_path, 600)
-    behind = 0
-    for share in (100, 300):
-        wait_until(partial(done_at_least, tmp_path, share), 30)
-        behind += empty(installation)
-    wait_until(lambda: states(installation) == {"succeeded": 600}, 45)
-    times = effects(tmp_path)
-    repeated = sum(count > 1 for count in times.values())
-    assert set(times) == set(submitted), "nothing is lost"
-    assert repeated <= behind, f"{repeated} repeated, {behind} events undrained"
-
-
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_restart_with_its_append_only_file_repeats_nothing(
-    app: Any, installation: Installation, own_redis: Server, worker: StartWorker, recorder: StartProcess, tmp_path: Path,
-    pool: str,
-) -> None:  # fmt: skip
-    (tmp_path / "go").touch()
-    recorder()
-    for _ in range(2):
+    for pool in ("prefork", "threads"):
         worker("default", pool=pool, concurrency=2, env=_ENV)
     submitted = submit(app, installation, tmp_path, 600)
     for share in (100, 300):

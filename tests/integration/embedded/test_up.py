@@ -220,7 +220,9 @@ def send_sleepers(up: Up) -> None:
             up.run("celery", "-A", "beatline", "call", "t.sleep", "--args", "[60]", "--queue", queue)
 
         def both_run() -> bool:
-            cursor.execute("SELECT count(*) FROM beatline.runs WHERE state = 'running' AND started_at > %s", since)
+            cursor.execute(
+                "SELECT count(*) FROM beatline.runs WHERE state = 'running' AND attempt = 1 AND started_at > %s", since
+            )
             return cursor.fetchone() == (2,)
 
         wait_until(both_run, timeout_s=20, what="both tasks run")

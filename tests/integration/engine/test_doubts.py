@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ import pytest
 from sqlalchemy import text
 
 from beatline.clock import monotonic_s, utc_now, utc_today
+from beatline.engine.claim import script_source
 from beatline.engine.doubts import PATIENCE_S
+from beatline.engine.lease import BEGIN_LINGER_S
 from beatline.engine.messages import list_key, parked_key
 from beatline.engine.publish import message_of
 from beatline.installation import Installation
@@ -36,6 +39,7 @@ pytestmark = pytest.mark.proof
 ENV: Final = {"PYTHONPATH": str(Path(run_tasks.__file__).parents[1])}
 HOUR_S: Final = 3600.0
 OLD_S: Final = 23.5 * HOUR_S
+SCRIPTS: Final = ("claim", "renew", "begin", "finish", "abandon", "return_run", "cancel")
 FACTS: Final[dict[str, Any]] = {"task_modules": ("support.run_tasks",), "lease_s": 3.0, "lease_renew_s": 1.0}
 
 
@@ -152,6 +156,16 @@ def test_a_stock_producer_s_message_is_in_doubt_once_it_was_delivered_before(
     assert len(introduced) == 1, "it is made known to the ledger when it is claimed, not when it is doubted"
 
 
+def asked_until_now(redis: Any, monitor: Any) -> Iterator[tuple[str, str, float]]:
+    """What Redis has been asked for since it was watched: a script of ours or a command, of which run, and when (s)."""
+    scripts = {redis.script_load(script_source(name)): name for name in SCRIPTS}
+    redis.echo(last := "all is seen")
+    while (seen := monitor.next_command())["command"] != f"ECHO {last}":
+        command, _, rest = seen["command"].partition(" ")
+        run = re.search(r"run:([0-9a-f-]{36})", rest)
+        yield scripts.get(rest.partition(" ")[0], command), run[1] if run else "", seen["time"]
+
+
 def test_an_ordinary_message_costs_what_it_did(
     make_settings: MakeSettings, own_redis: Server, folder: Path, worker: StartWorker
 ) -> None:
@@ -160,25 +174,26 @@ def test_an_ordinary_message_costs_what_it_did(
     long_ago(installation)
     running = worker("default", pool="threads", env=ENV, settings=settings)
     redis, count = installation.redis, 60
-    # Ready is said before kombu has bound what gossip and remote control are told by, which are scripts too.
-    bound = [settings.keys.queue(f"_kombu.binding.{exchange}") for exchange in ("celery.pidbox", "celeryev")]
-    wait_until(lambda: redis.exists(*bound) == len(bound), what="the worker has bound all it listens to")
     with open_app(settings) as app:
         app.tasks["test.forget"].delay()
         at_rest(installation)  # scripts are loaded, and connections made
-        before, since = redis.info("commandstats"), monotonic_s()
-        for _ in range(count):
-            app.tasks["test.forget"].delay()
-        wait_until(lambda: redis.llen(list_key(settings.keys, "default", 0)) == 0)
-        at_rest(installation)
-    after, took_s = redis.info("commandstats"), monotonic_s() - since
-
-    def calls(command: str) -> int:
-        return int(after[f"cmdstat_{command}"]["calls"]) - int(before[f"cmdstat_{command}"]["calls"])
-
+        since = monotonic_s()
+        with redis.monitor() as monitor:
+            for _ in range(count):
+                app.tasks["test.forget"].delay()
+            wait_until(lambda: redis.llen(list_key(settings.keys, "default", 0)) == 0)
+            at_rest(installation)
+            took_s = monotonic_s() - since
+            asked = list(asked_until_now(redis, monitor))
+    called = Counter(name for name, _, _ in asked)
+    at = {name: {run_id: when for script, run_id, when in asked if script == name} for name in ("claim", "finish")}
+    slow = sum(at["finish"][run_id] - claimed > BEGIN_LINGER_S for run_id, claimed in at["claim"].items())
     renewals = int(took_s / settings.lease_renew_s) + 2
-    assert 2 * count <= calls("evalsha") <= 2 * count + renewals, "one claim and one end a run"
-    assert calls("brpop") <= count + took_s + 2
+    assert (called["claim"], called["finish"]) == (count, count), "one claim and one end a run"
+    assert called["renew"] <= renewals
+    assert called["begin"] <= slow, "only a run that lasts tells its begin by itself"
+    assert not called["abandon"] + called["return_run"] + called["cancel"], "and nothing besides"
+    assert called["BRPOP"] <= count + took_s + 2
     assert not said(running, "asked_postgresql")
     redis.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,11 @@ from sqlalchemy import Connection, RowMapping, text
 
 from beatline.clock import utc_now, utc_today
 from beatline.engine.messages import StoredMessage, new_message
+from beatline.errors import NotFoundError
 from beatline.ledger.events import FIELD, Event
+from beatline.ledger.history import Run, find_run
 from beatline.ledger.model import SCHEMA, metadata
-from beatline.ledger.states import EventKind
+from beatline.ledger.states import EventKind, RunState
 from beatline.ledger.store import NewRun
 
 if TYPE_CHECKING:
@@ -65,6 +68,25 @@ def rows(conn: Connection, table: str) -> list[dict[str, Any]]:
     """Every row of a table of ours, in the order of its text."""
     found = [dict(row) for row in conn.execute(metadata.tables[f"{SCHEMA}.{table}"].select()).mappings()]
     return sorted(found, key=lambda row: json.dumps(row, default=str))
+
+
+def run_of(installation: Installation, run_id: str) -> Run:
+    """A run as history tells of it. Raises NotFoundError as long as it does not know it."""
+    with installation.engine.connect() as conn:
+        return find_run(conn, run_id)
+
+
+def known_run(installation: Installation, run_id: str) -> Run | None:
+    """A run as history tells of it; None as long as it does not know it."""
+    with suppress(NotFoundError):
+        return run_of(installation, run_id)
+    return None
+
+
+def state_of(installation: Installation, run_id: str) -> RunState | None:
+    """The state of a run; None as long as history does not know it."""
+    run = known_run(installation, run_id)
+    return run.state if run else None
 
 
 def run_row(conn: Connection, run_id: str) -> RowMapping:

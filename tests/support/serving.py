@@ -166,3 +166,12 @@ def installation(settings: Settings) -> Iterator[Installation]:
     installation = Installation(settings)
     yield installation
     installation.redis.close()
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator[Any]:
+    """A Celery app of this test's installation, in the test's own process; its tasks are imported."""
+    from support.apps import open_app
+
+    with open_app(settings) as app:
+        yield app

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any, Final
@@ -16,30 +15,22 @@ from celery import chain, chord, signature
 from sqlalchemy import select, text, update
 
 from beatline.cli import root
-from beatline.errors import BeatlineError, ConflictError, NotFoundError, UnknownQueueError
+from beatline.errors import ConflictError, NotFoundError, UnknownQueueError
 from beatline.installation import Installation
-from beatline.ledger.history import Run, find_run
 from beatline.ledger.intake import Entry
 from beatline.ledger.model import audit, runs
 from beatline.ledger.retry import retry_run
 from beatline.ledger.states import EventKind, RunState
 from beatline.ledger.write import write
 from beatline.settings import Settings
-from support.apps import open_app
 from support.beats import BeatView, body_of
-from support.ledger import event
+from support.ledger import event, run_of, state_of
 from support.problems import said
 from support.processes import StartProcess, StartWorker, variables_of
 from support.waiting import wait_until
 
 PATH: Final = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
 LONG: Final = {"text": "x" * 2000, "ünïcode": "字", "password": "hunter2", "nested": [1, {"a": None}]}
-
-
-@pytest.fixture
-def app(installation: Installation) -> Iterator[Any]:
-    with open_app(installation.settings) as app:
-        yield app
 
 
 def drain(installation: Installation, *more: Any) -> None:
@@ -55,11 +46,6 @@ def ended(installation: Installation, run_id: str, kind: EventKind = EventKind.F
     drain(installation, event(kind, run_id, fence=1, worker="w", **facts))
     for key in installation.redis.scan_iter(f"{installation.keys.queue('default')}*"):
         installation.redis.delete(key)
-
-
-def run_of(installation: Installation, run_id: str) -> Run:
-    with installation.engine.connect() as conn:
-        return find_run(conn, run_id)
 
 
 def test_it_has_exactly_the_arguments_that_the_old_one_had(
@@ -263,20 +249,13 @@ def test_on_real_workers_it_does_what_the_first_one_did(
     recorder()
     worker("default", pool="solo", env={"PYTHONPATH": PATH})
     old = app.send_task("test.add", [1, "2"]).id  # a number and a text: fails
-    wait_until(lambda: _state(installation, old) is RunState.FAILED, what="it fails")
+    wait_until(lambda: state_of(installation, old) is RunState.FAILED, what="it fails")
     with pytest.raises(SystemExit) as done:
         root.run(["runs", "retry", old[:8], "--json"])
     assert done.value.code == 0
     new = json.loads(capsys.readouterr().out)["retried_as"]
-    wait_until(lambda: _state(installation, new) is RunState.FAILED, what="the retry has run too")
+    wait_until(lambda: state_of(installation, new) is RunState.FAILED, what="the retry has run too")
     assert run_of(installation, new).error == run_of(installation, old).error
     with pytest.raises(SystemExit):
         root.run(["runs", "show", old])
     assert f"It was retried as {new}." in capsys.readouterr().err
-
-
-def _state(installation: Installation, run_id: str) -> RunState | None:
-    try:
-        return run_of(installation, run_id).state
-    except BeatlineError:
-        return None

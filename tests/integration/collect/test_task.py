@@ -10,10 +10,10 @@ import pytest
 
 from beatline.app import create_app
 from beatline.clock import utc_now
-from beatline.errors import NotFoundError
 from beatline.ledger.history import Run, find_run
 from beatline.ledger.states import RunState
 from support.apps import close
+from support.ledger import known_run
 from support.processes import StartProcess, StartWorker
 from support.waiting import wait_until
 from support.web import Asked, Reply, Web
@@ -51,12 +51,8 @@ def ended(installation: Installation, run_id: str) -> Run:
     """The run, once it has its end."""
 
     def look() -> Run | None:
-        try:
-            with installation.engine.connect() as conn:
-                run = find_run(conn, run_id)
-        except NotFoundError:
-            return None
-        return run if run.ended_at else None
+        run = known_run(installation, run_id)
+        return run if run is not None and run.ended_at else None
 
     found = wait_until(look, 20, what=f"run {run_id} ends")
     assert found is not None

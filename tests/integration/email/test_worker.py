@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from beatline.errors import NotFoundError
 from beatline.ledger.history import Run, find_run
 from beatline.ledger.states import RunState
+from support.ledger import known_run
 from support.mails import mail
 from support.processes import StartProcess, StartWorker
 from support.waiting import wait_until
@@ -41,12 +41,8 @@ def mail_settings(mail_settings: Settings) -> Settings:
 
 def ended(installation: Installation, run_id: str) -> Run | None:
     """The run, if it has its end."""
-    try:
-        with installation.engine.connect() as conn:
-            run = find_run(conn, run_id)
-    except NotFoundError:
-        return None
-    return run if run.ended_at else None
+    run = known_run(installation, run_id)
+    return run if run is not None and run.ended_at else None
 
 
 def test_a_worker_polls_and_hands_each_message_to_the_task_of_its_mailbox(

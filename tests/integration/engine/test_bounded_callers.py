@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +31,6 @@ BOUND_S = 3.0
 @pytest.fixture
 def settings(make_settings: MakeSettings, own_redis: Server) -> Settings:
     return make_settings(redis_url=own_redis.url, result_url=own_redis.url, task_modules=("support.run_tasks",))
-
-
-@pytest.fixture
-def app(settings: Settings) -> Iterator[Any]:
-    with open_app(settings) as app:
-        yield app
 
 
 @contextmanager

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,17 @@ from sqlalchemy import select
 from beatline.clock import utc_today
 from beatline.embedded.ports import free_port
 from beatline.engine.claim import Claims, Dropped, Lease
-from beatline.errors import ConflictError, NotFoundError
+from beatline.errors import ConflictError
 from beatline.installation import Installation
 from beatline.ledger.cancel import Cancelled, being_cancelled, cancel_run
 from beatline.ledger.cancellations import Cancellations
-from beatline.ledger.history import Run, attempts_of, find_run
+from beatline.ledger.history import Run, attempts_of
 from beatline.ledger.intake import Entry
 from beatline.ledger.model import audit
 from beatline.ledger.states import EventKind
 from beatline.ledger.write import write
 from support import run_tasks
-from support.apps import open_app
-from support.ledger import accepted, event
+from support.ledger import accepted, event, known_run, run_of, state_of
 from support.processes import Spawn, StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -49,24 +47,13 @@ def settings(make_settings: MakeSettings) -> Any:
 
 
 @pytest.fixture
-def app(installation: Installation) -> Iterator[Any]:
-    with open_app(installation.settings) as app:
-        yield app
-
-
-@pytest.fixture
 def cancel(installation: Installation, app: Any) -> Cancel:
     return partial(cancel_run, installation, who="ann@here", app=app)
 
 
-def run_of(installation: Installation, run_id: str) -> Run:
-    with installation.engine.connect() as conn:
-        return find_run(conn, run_id)
-
-
 def ends(installation: Installation, run_id: str, how: str = "cancelled", timeout_s: float = 10) -> Run:
     def ended() -> Run:
-        found = seen(installation, run_id)
+        found = known_run(installation, run_id)
         assert found is not None
         assert found.ended_at is not None, found.state
         return found
@@ -76,18 +63,8 @@ def ends(installation: Installation, run_id: str, how: str = "cancelled", timeou
     return run
 
 
-def seen(installation: Installation, run_id: str) -> Run | None:
-    with installation.engine.connect() as conn, suppress(NotFoundError):
-        return find_run(conn, run_id)
-    return None
-
-
 def known(installation: Installation, run_id: str, state: str) -> None:
-    def is_so() -> bool:
-        run = seen(installation, run_id)
-        return run is not None and run.state == state
-
-    wait_until(is_so)
+    wait_until(lambda: state_of(installation, run_id) == state)
 
 
 def outcomes(installation: Installation, run_id: str) -> list[str | None]:

@@ -7,7 +7,7 @@ import math
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,6 @@ from beatline.installation import Installation
 from beatline.ledger.delays import move
 from beatline.ledger.events import FIELD
 from support import run_tasks
-from support.apps import open_app
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -37,12 +36,6 @@ ENV = {"PYTHONPATH": str(Path(run_tasks.__file__).parents[1])}
 @pytest.fixture
 def settings(make_settings: MakeSettings) -> Settings:
     return make_settings(task_modules=("support.run_tasks",), lease_s=3.0, lease_renew_s=0.5)
-
-
-@pytest.fixture
-def app(settings: Settings) -> Iterator[Any]:
-    with open_app(settings) as app:
-        yield app
 
 
 def told(installation: Installation) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,6 @@ from beatline.engine.request import LeasedRequest, Limits
 from beatline.engine.strategy import _limits as limits_of  # pyright: ignore[reportPrivateUsage]  # no worker lasts hours
 from beatline.installation import Installation
 from support import run_tasks
-from support.apps import open_app
 from support.processes import StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -29,12 +27,6 @@ ENV = {"PYTHONPATH": str(Path(run_tasks.__file__).parents[1])}
 @pytest.fixture
 def settings(make_settings: MakeSettings) -> Any:
     return make_settings(task_modules=("support.run_tasks",), lease_s=2.0, lease_renew_s=0.5)
-
-
-@pytest.fixture
-def app(installation: Installation) -> Iterator[Any]:
-    with open_app(installation.settings) as app:
-        yield app
 
 
 def test_a_message_fetched_by_hand_goes_back_if_nobody_acknowledges_it(app: Any, installation: Installation) -> None:

@@ -57,12 +57,6 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def app(installation: Installation) -> Iterator[Any]:
-    with open_app(installation.settings) as app:
-        yield app
-
-
 def ran(folder: Path) -> Counter[str]:
     """How often each run was executed."""
     begun = folder / "begun"

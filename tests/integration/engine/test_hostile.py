@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from beatline.engine.messages import list_key
 from beatline.installation import Installation
 from beatline.ledger.events import FIELD
 from support import run_tasks
-from support.apps import open_app
 from support.processes import Spawned, StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -26,12 +24,6 @@ ENV = {"PYTHONPATH": str(Path(run_tasks.__file__).parents[1])}
 @pytest.fixture
 def settings(make_settings: MakeSettings) -> Any:
     return make_settings(task_modules=("support.run_tasks",), lease_s=3.0, lease_renew_s=1.0)
-
-
-@pytest.fixture
-def app(installation: Installation) -> Iterator[Any]:
-    with open_app(installation.settings) as app:
-        yield app
 
 
 def ends(installation: Installation) -> dict[str, list[tuple[str, str]]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +16,14 @@ from celery.exceptions import ChordError
 
 from beatline.engine.deaths import death_reason, largest_child_mb
 from beatline.errors import RunDeadError
-from beatline.ledger.history import attempts_of, find_run
+from beatline.ledger.history import attempts_of
 from beatline.ledger.states import RunState
 from support import ending_tasks as tasks
-from support.apps import open_app
+from support.ledger import run_of
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from beatline.installation import Installation
-    from beatline.ledger.history import Run
     from support.processes import StartProcess, StartWorker
     from support.serving import MakeSettings
 
@@ -37,19 +35,8 @@ def settings(make_settings: MakeSettings) -> Any:
     return make_settings(task_modules=("support.ending_tasks",), lease_s=3.0, lease_renew_s=1.0)
 
 
-@pytest.fixture
-def app(installation: Installation) -> Iterator[Any]:
-    with open_app(installation.settings) as app:
-        yield app
-
-
-def found(installation: Installation, run_id: str) -> Run:
-    with installation.engine.connect() as conn:
-        return find_run(conn, run_id)
-
-
 def is_dead(installation: Installation, run_id: str) -> bool:
-    return found(installation, run_id).state is RunState.DEAD
+    return run_of(installation, run_id).state is RunState.DEAD
 
 
 @pytest.mark.proof
@@ -72,7 +59,7 @@ def test_what_kills_its_process_is_dead_after_three_and_its_neighbours_end_meanw
 
     for reason, result in killers.items():
         wait_until(partial(is_dead, installation, result.id), 25)
-        run = found(installation, result.id)
+        run = run_of(installation, result.id)
         assert run.attempt == 3
         assert re.match(rf"its worker died three times \(.*\); the last time: .*{re.escape(reason)}", run.reason or "")
         with pytest.raises(RunDeadError, match=re.escape(reason)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ from beatline.engine.claim import PARKS
 from beatline.engine.messages import list_key
 from beatline.engine.publish import message_of
 from beatline.installation import Installation
-from beatline.ledger.history import RunFilter, find_run, list_runs
+from beatline.ledger.history import find_run
 from beatline.ledger.states import RunState
 from support import policy_tasks
 from support.apps import close, open_app
+from support.ledger import state_of
 from support.processes import StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -31,17 +31,6 @@ ENV = {"PYTHONPATH": str(Path(policy_tasks.__file__).parents[1])}
 @pytest.fixture
 def settings(make_settings: MakeSettings) -> Any:
     return make_settings(task_modules=("support.policy_tasks",), lease_s=3.0, lease_renew_s=1.0)
-
-
-@pytest.fixture
-def app(installation: Installation) -> Iterator[Any]:
-    with open_app(installation.settings) as app:
-        yield app
-
-
-def state(installation: Installation, run_id: str) -> RunState | None:
-    with installation.engine.connect() as conn:
-        return next((run.state for run in list_runs(conn, RunFilter()) if run.id == run_id), None)
 
 
 def headers_in_queue(installation: Installation) -> dict[str, Any]:
@@ -74,11 +63,11 @@ def test_a_lost_run_is_parked_and_not_repeated(
             sent = stranger.send_task("test.parked", [str(tmp_path)], queue="default").id
     else:
         sent = _stock(installation, str(tmp_path))
-    wait_until(lambda: state(installation, sent) is RunState.RUNNING)
+    wait_until(lambda: state_of(installation, sent) is RunState.RUNNING)
     assert installation.redis.hexists(installation.keys.run(sent), PARKS) is (sender == "stranger")
     victim.kill()
     worker("default", env=ENV)
-    wait_until(lambda: state(installation, sent) is RunState.DEAD, timeout_s=20)
+    wait_until(lambda: state_of(installation, sent) is RunState.DEAD, timeout_s=20)
     with installation.engine.connect() as conn:
         run = find_run(conn, sent)
     assert run.attempt == 1
@@ -106,7 +95,7 @@ def test_a_run_that_takes_its_process_along_at_once_has_begun(
     recorder()
     worker("default", pool=pool, env=ENV)
     sent = app.tasks["test.parked_dies"].delay(str(tmp_path)).id
-    wait_until(lambda: state(installation, sent) is RunState.DEAD, timeout_s=20)
+    wait_until(lambda: state_of(installation, sent) is RunState.DEAD, timeout_s=20)
     assert (tmp_path / "begun").read_text() == f"{sent} 1\n"
 
 
@@ -117,14 +106,14 @@ def test_a_run_that_is_stopped_while_it_runs_is_parked_and_one_that_waits_goes_b
     recorder()
     stopping = worker("default", arguments=("--prefetch-multiplier", "2"), env=ENV)
     begun = app.tasks["test.parked"].delay(str(tmp_path)).id
-    wait_until(lambda: state(installation, begun) is RunState.RUNNING)
+    wait_until(lambda: state_of(installation, begun) is RunState.RUNNING)
     waits = app.tasks["test.parked"].delay(str(tmp_path)).id
     wait_until(lambda: installation.redis.zcard(installation.keys.leases) == 2)
     stopping.send(signal.SIGQUIT)
     stopping.wait(20)
-    wait_until(lambda: state(installation, begun) is RunState.DEAD, timeout_s=20)
+    wait_until(lambda: state_of(installation, begun) is RunState.DEAD, timeout_s=20)
 
     (tmp_path / "go").touch()
     worker("default", env=ENV)
-    wait_until(lambda: state(installation, waits) is RunState.SUCCEEDED, timeout_s=20)
+    wait_until(lambda: state_of(installation, waits) is RunState.SUCCEEDED, timeout_s=20)
     assert (tmp_path / "begun").read_text().count(waits) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any
 import pytest
 
 from beatline.installation import Installation
-from beatline.ledger.history import RunFilter, attempts_of, list_runs
+from beatline.ledger.history import attempts_of
 from beatline.ledger.states import RunState
 from support import run_tasks
-from support.apps import open_app
+from support.ledger import state_of
 from support.processes import StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -37,19 +36,8 @@ def settings(make_settings: MakeSettings) -> Any:
     return make_settings(task_modules=("support.run_tasks", "support.policy_tasks"), lease_s=3.0, lease_renew_s=1.0)
 
 
-@pytest.fixture
-def app(installation: Installation) -> Iterator[Any]:
-    with open_app(installation.settings) as app:
-        yield app
-
-
-def state(installation: Installation, run_id: str) -> RunState | None:
-    with installation.engine.connect() as conn:
-        return next((run.state for run in list_runs(conn, RunFilter()) if run.id == run_id), None)
-
-
 def has_ended(installation: Installation, run_id: str, how: str) -> bool:
-    return state(installation, run_id) == how
+    return state_of(installation, run_id) == how
 
 
 def outcomes(installation: Installation, run_id: str) -> list[tuple[int, str | None]]:
@@ -88,10 +76,10 @@ def test_the_run_of_a_killed_worker_is_run_by_another(
     recorder()
     victim = worker("default", pool=pool, env=ENV)
     sent = app.tasks["test.usual"].delay(str(tmp_path)).id
-    wait_until(lambda: state(installation, sent) is RunState.RUNNING)
+    wait_until(lambda: state_of(installation, sent) is RunState.RUNNING)
     victim.kill()
     (tmp_path / "go").touch()
     worker("default", pool=pool, env=ENV)
-    wait_until(lambda: state(installation, sent) is RunState.SUCCEEDED, timeout_s=20)
+    wait_until(lambda: state_of(installation, sent) is RunState.SUCCEEDED, timeout_s=20)
     assert outcomes(installation, sent) == [(1, "lost"), (2, "succeeded")]
     assert (tmp_path / "begun").read_text() == f"{sent} 1\n{sent} 2\n"

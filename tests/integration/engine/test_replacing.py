@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ import pytest
 
 from beatline.engine.replacing import Tie, own_command
 from beatline.installation import Installation
-from beatline.ledger.history import RunFilter, find_run, list_runs
+from beatline.ledger.history import find_run
 from beatline.ledger.states import RunState
 from beatline.queues.census import workers
 from support import policy_tasks
-from support.apps import open_app
+from support.ledger import state_of
 from support.processes import StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -45,17 +44,6 @@ def settings(make_settings: MakeSettings) -> Any:
     return make_settings(task_modules=("support.policy_tasks",), lease_s=3.0, lease_renew_s=1.0, stop_within_s=5.0)
 
 
-@pytest.fixture
-def app(installation: Installation) -> Iterator[Any]:
-    with open_app(installation.settings) as app:
-        yield app
-
-
-def state(installation: Installation, run_id: str) -> RunState | None:
-    with installation.engine.connect() as conn:
-        return next((run.state for run in list_runs(conn, RunFilter()) if run.id == run_id), None)
-
-
 def counted(folder: Path) -> Counter[str]:
     written = folder / "counted"
     return Counter(written.read_text().split() if written.exists() else [])
@@ -73,7 +61,7 @@ def test_a_run_that_hangs_is_dead_after_three_and_costs_no_other_run_anything(
     sent = app.tasks["test.hang"].delay(str(tmp_path)).id
     for number in range(40):
         app.tasks["test.count"].delay(str(tmp_path), number)
-    wait_until(lambda: state(installation, sent) is RunState.DEAD, timeout_s=50)
+    wait_until(lambda: state_of(installation, sent) is RunState.DEAD, timeout_s=50)
     for number in range(40, 60):
         app.tasks["test.count"].delay(str(tmp_path), number)
     wait_until(lambda: len(counted(tmp_path)) == 60, timeout_s=20)

@@ -22,10 +22,11 @@ from beatline.engine.strict import StrictEnds
 from beatline.installation import Installation
 from beatline.ledger.database import upgrade
 from beatline.ledger.events import FIELD, Event
-from beatline.ledger.history import RunFilter, attempts_of, list_runs
+from beatline.ledger.history import attempts_of
 from beatline.ledger.states import EventKind, RunState
 from support import policy_tasks
 from support.apps import open_app
+from support.ledger import state_of
 from support.processes import StartProcess, StartWorker
 from support.servers import Server
 from support.serving import MakeSettings
@@ -47,17 +48,6 @@ def settings(make_settings: MakeSettings, own_redis: Server) -> Any:
         lease_s=3.0,
         lease_renew_s=1.0,
     )
-
-
-@pytest.fixture
-def app(installation: Installation) -> Iterator[Any]:
-    with open_app(installation.settings) as app:
-        yield app
-
-
-def state(installation: Installation, run_id: str) -> RunState | None:
-    with installation.engine.connect() as conn:
-        return next((run.state for run in list_runs(conn, RunFilter()) if run.id == run_id), None)
 
 
 def executions(folder: Path) -> list[str]:
@@ -98,7 +88,9 @@ def ends_in_redis(installation: Installation) -> list[str]:
 def test_an_end_is_in_postgresql_before_redis_is_told(keeper: LeaseKeeper, installation: Installation) -> None:
     seen: list[tuple[RunState | None, list[str]]] = []
     ends = StrictEnds(keeper, installation)
-    ends.add(end_of(keeper, "r1")).then(lambda: seen.append((state(installation, "r1"), ends_in_redis(installation))))
+    ends.add(end_of(keeper, "r1")).then(
+        lambda: seen.append((state_of(installation, "r1"), ends_in_redis(installation)))
+    )
     wait_until(lambda: seen)
     assert seen == [(RunState.SUCCEEDED, ["r1 succeeded"])]
     assert keeper.held() == ()
@@ -131,7 +123,7 @@ def test_an_end_whose_lease_has_passed_to_another_is_not_written(
     ends.add(late).then(lambda: done.append(True))
     wait_until(lambda: done)
     ends.stop()
-    assert state(installation, "r1") is None
+    assert state_of(installation, "r1") is None
     assert ends_in_redis(installation) == ["r1 refused"]
 
 
@@ -157,7 +149,7 @@ def test_an_outage_of_postgresql_is_waited_for_with_two_lines_in_the_log(
     assert keeper.running() == (), "its slot is free"
     own_postgres.start()
     wait_until(lambda: done, timeout_s=20)
-    assert state(installation, "r1") is RunState.SUCCEEDED
+    assert state_of(installation, "r1") is RunState.SUCCEEDED
     assert [caplog.text.count(line) for line in ("strict_ends_wait", "strict_ends_committed")] == [1, 1]
     ends.stop()
     keeper.stop()
@@ -232,13 +224,13 @@ def test_a_crash_between_the_two_is_cleaned_up_and_not_repeated(
     dying = worker("default", pool="threads", env=DIES)
     sent = app.tasks["test.strict"].delay(str(tmp_path)).id
     assert dying.wait() == -signal.SIGKILL
-    assert state(installation, sent) is RunState.SUCCEEDED
+    assert state_of(installation, sent) is RunState.SUCCEEDED
     assert installation.redis.zcard(installation.keys.leases) == 1
 
     recorder()
     worker("default", env=ENV)
     wait_until(lambda: installation.redis.zcard(installation.keys.leases) == 0, timeout_s=20)
-    assert state(installation, sent) is RunState.SUCCEEDED
+    assert state_of(installation, sent) is RunState.SUCCEEDED
     assert executions(tmp_path) == [f"{sent} 1"]
     with installation.engine.connect() as conn:
         assert [(one.attempt, one.outcome) for one in attempts_of(conn, sent)] == [(1, "succeeded")]
@@ -255,7 +247,7 @@ def test_redis_empties_itself_at_the_worst_moment(
     message = message_of(installation)
     draining = recorder()
     dying = worker("default", pool="threads", env=DIES if task == "test.strict" else ENV)
-    wait_until(lambda: state(installation, sent) is RunState.RUNNING)
+    wait_until(lambda: state_of(installation, sent) is RunState.RUNNING)
     draining.kill()
     (tmp_path / "go").touch()
     if task == "test.usual":
@@ -268,8 +260,8 @@ def test_redis_empties_itself_at_the_worst_moment(
     worker("default", env=ENV)
     installation.redis.lpush(list_key(installation.keys, "default", 0), message)
     after = app.tasks["test.count"].delay(str(tmp_path), 1).id
-    wait_until(lambda: state(installation, after) is RunState.SUCCEEDED, timeout_s=20)
-    wait_until(lambda: state(installation, sent) is RunState.SUCCEEDED, timeout_s=20)
+    wait_until(lambda: state_of(installation, after) is RunState.SUCCEEDED, timeout_s=20)
+    wait_until(lambda: state_of(installation, sent) is RunState.SUCCEEDED, timeout_s=20)
     assert len(executions(tmp_path)) == times
 
 
@@ -284,5 +276,5 @@ def test_the_next_attempt_of_a_strict_task_is_committed_before_it_is_published(
     installation.redis.flushall()
     recorder()
     worker("default", env=ENV)
-    wait_until(lambda: state(installation, sent) is RunState.SUCCEEDED, timeout_s=30)
+    wait_until(lambda: state_of(installation, sent) is RunState.SUCCEEDED, timeout_s=30)
     assert (tmp_path / "steps").read_text() == "first 1\nsecond 2\n"

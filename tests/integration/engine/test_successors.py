@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ from beatline.engine.messages import list_key
 from beatline.ledger.history import find_run
 from beatline.ledger.states import RunState
 from support import ending_tasks as tasks
-from support.apps import open_app
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -33,12 +31,6 @@ ENV = {"PYTHONPATH": str(Path(tasks.__file__).parents[1])}
 @pytest.fixture
 def settings(make_settings: MakeSettings) -> Any:
     return make_settings(task_modules=("support.ending_tasks",), lease_s=3.0, lease_renew_s=1.0)
-
-
-@pytest.fixture
-def app(installation: Installation) -> Iterator[Any]:
-    with open_app(installation.settings) as app:
-        yield app
 
 
 def links(app: Any, folder: str) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,6 @@ from beatline.queues.draining import drain
 from beatline.queues.overview import overview
 from beatline.queues.pausing import pause, resume
 from support import run_tasks
-from support.apps import open_app
 from support.processes import Spawned, StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -38,12 +36,6 @@ pytestmark = pytest.mark.proof
 @pytest.fixture
 def settings(make_settings: MakeSettings) -> Any:
     return make_settings(task_modules=("support.run_tasks",), lease_s=3.0, lease_renew_s=1.0)
-
-
-@pytest.fixture
-def app(installation: Installation) -> Iterator[Any]:
-    with open_app(installation.settings) as app:
-        yield app
 
 
 def waits(installation: Installation, queue: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,14 +12,12 @@ from typing import Any
 import pytest
 
 from beatline.engine.taking import Taking
-from beatline.errors import NotFoundError
 from beatline.installation import Installation
 from beatline.ledger.cancel import cancel_run
-from beatline.ledger.history import Run, find_run
 from beatline.queues.census import lengths
 from beatline.queues.pausing import pause, resume
 from support import cancel_tasks
-from support.apps import open_app
+from support.ledger import state_of
 from support.processes import StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -34,21 +31,8 @@ def settings(make_settings: MakeSettings) -> Any:
     return make_settings(task_modules=("support.run_tasks", "support.cancel_tasks"), lease_s=3.0, lease_renew_s=1.0)
 
 
-@pytest.fixture
-def app(installation: Installation) -> Iterator[Any]:
-    with open_app(installation.settings) as app:
-        yield app
-
-
-def run_of(installation: Installation, run_id: str) -> Run | None:
-    with installation.engine.connect() as conn, suppress(NotFoundError):
-        return find_run(conn, run_id)
-    return None
-
-
 def stands(installation: Installation, run_id: str, state: str) -> bool:
-    run = run_of(installation, run_id)
-    return run is not None and run.state == state
+    return state_of(installation, run_id) == state
 
 
 def is_held(installation: Installation, run_id: str) -> bool:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from collections import defaultdict
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from beatline.errors import MessageTooLargeError, ResultNotKeptError, UnknownQue
 from beatline.installation import Installation
 from beatline.ledger.events import FIELD
 from support import run_tasks as tasks
-from support.apps import close, open_app
+from support.apps import close
 from support.processes import StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -32,12 +31,6 @@ ENV = {"PYTHONPATH": str(TESTS)}
 @pytest.fixture
 def settings(make_settings: MakeSettings) -> Any:
     return make_settings(task_modules=("support.run_tasks",), lease_s=3.0, lease_renew_s=1.0)
-
-
-@pytest.fixture
-def app(installation: Installation) -> Iterator[Any]:
-    with open_app(installation.settings) as app:
-        yield app
 
 
 def told(installation: Installation) -> dict[str, list[tuple[int, str]]]:

@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -41,12 +40,6 @@ OUTCOME = "SELECT attempt, outcome FROM beatline.attempts WHERE run_id = :id ORD
 @pytest.fixture
 def settings(make_settings: MakeSettings) -> Any:
     return make_settings(task_modules=("support.ending_tasks",), lease_s=3.0, lease_renew_s=1.0)
-
-
-@pytest.fixture
-def app(installation: Installation) -> Iterator[Any]:
-    with open_app(installation.settings) as app:
-        yield app
 
 
 def lines(folder: Path, name: str) -> list[str]:

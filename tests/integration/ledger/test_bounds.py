@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from beatline.ledger.history import RunFilter, list_runs
 from beatline.ledger.states import RunState
 from beatline.ledger.suspects import lost_suspects
 from support import run_tasks
-from support.apps import open_app
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -37,12 +35,6 @@ def settings(make_settings: MakeSettings, own_redis: Server, lease_s: float) -> 
     return make_settings(
         redis_url=own_redis.url, task_modules=("support.run_tasks",), lease_s=lease_s, lease_renew_s=lease_s / 5
     )
-
-
-@pytest.fixture
-def app(settings: Settings) -> Iterator[Any]:
-    with open_app(settings) as app:
-        yield app
 
 
 def begun(folder: Path) -> int:

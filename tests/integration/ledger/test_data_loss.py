@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,12 +34,6 @@ pytestmark = pytest.mark.proof
 @pytest.fixture
 def settings(make_settings: MakeSettings, own_redis: Server) -> Settings:
     return make_settings(redis_url=own_redis.url, task_modules=("support.run_tasks",), lease_s=3.0, lease_renew_s=0.5)
-
-
-@pytest.fixture
-def app(settings: Settings) -> Iterator[Any]:
-    with open_app(settings) as app:
-        yield app
 
 
 def states(installation: Installation) -> Counter[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from beatline.engine.messages import list_key
-from beatline.ledger.history import RunFilter, attempts_of, find_run, list_runs
+from beatline.ledger.history import attempts_of
 from beatline.ledger.states import RunState
 from support import run_tasks
-from support.apps import open_app
+from support.ledger import run_of, state_of
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from beatline.installation import Installation
-    from beatline.ledger.history import Run
     from beatline.settings import Settings
     from support.processes import Spawn, StartProcess, StartWorker
     from support.serving import MakeSettings
@@ -35,26 +33,8 @@ def settings(make_settings: MakeSettings) -> Settings:
     return make_settings(task_modules=("support.run_tasks",), lease_s=3.0, lease_renew_s=1.0)
 
 
-@pytest.fixture
-def app(settings: Settings) -> Iterator[Any]:
-    with open_app(settings) as app:
-        yield app
-
-
-def _run(installation: Installation, run_id: str) -> Run:
-    with installation.engine.connect() as conn:
-        return find_run(conn, run_id)
-
-
-def _state(installation: Installation, run_id: str) -> RunState | None:
-    """None as long as history does not know the run."""
-    with installation.engine.connect() as conn:
-        found = list_runs(conn, RunFilter())
-    return next((run.state for run in found if run.id == run_id), None)
-
-
 def _succeeded(installation: Installation, run_id: str) -> bool:
-    return _state(installation, run_id) is RunState.SUCCEEDED
+    return state_of(installation, run_id) is RunState.SUCCEEDED
 
 
 def test_a_message_that_a_killed_worker_took_along_is_run_by_another(
@@ -76,7 +56,7 @@ def test_a_message_that_a_killed_worker_took_along_is_run_by_another(
     assert not installation.redis.exists(installation.keys.run(sent))
 
     worker("default", env=_ENV)
-    wait_until(lambda: _state(installation, sent) is RunState.SUCCEEDED, timeout_s=30)
+    wait_until(lambda: state_of(installation, sent) is RunState.SUCCEEDED, timeout_s=30)
 
 
 def test_a_killed_workers_run_is_run_by_another(
@@ -86,15 +66,15 @@ def test_a_killed_workers_run_is_run_by_another(
     victim = worker("default", env=_ENV)
     sent = app.tasks["test.hold"].delay(str(tmp_path)).id
     # Not the file: the pool child may write it before its parent has said that the attempt began.
-    wait_until(lambda: _state(installation, sent) is RunState.RUNNING)
+    wait_until(lambda: state_of(installation, sent) is RunState.RUNNING)
     victim.kill()
 
     worker("default", env=_ENV)
     wait_until(lambda: (tmp_path / "begun").read_text().count(sent) == 2, timeout_s=20)
     (tmp_path / "go").touch()
-    wait_until(lambda: _state(installation, sent) is RunState.SUCCEEDED)
+    wait_until(lambda: state_of(installation, sent) is RunState.SUCCEEDED)
 
-    run = _run(installation, sent)
+    run = run_of(installation, sent)
     with installation.engine.connect() as conn:
         first, second = attempts_of(conn, sent)
     assert (run.attempt, run.task, run.queue) == (2, "test.hold", "default")
@@ -116,9 +96,9 @@ def test_a_task_that_kills_its_process_is_dead_after_three(
     neighbour = app.tasks["test.add"].delay(2, 3)
     assert neighbour.get(timeout=10) == 5
 
-    wait_until(lambda: _state(installation, sent) is RunState.DEAD, timeout_s=30)
+    wait_until(lambda: state_of(installation, sent) is RunState.DEAD, timeout_s=30)
     assert (tmp_path / "died").read_text() == "1\n2\n3\n"
-    run = _run(installation, sent)
+    run = run_of(installation, sent)
     assert run.reason is not None
     assert run.reason.startswith("its worker died three times")
     assert "pool process died" in run.reason

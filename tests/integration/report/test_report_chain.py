@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from beatline.errors import NotFoundError
-from beatline.ledger.history import Run, find_run
+from beatline.ledger.history import Run
 from beatline.ledger.states import RunState
 from beatline_tasks.report import deliveries, issues
 from beatline_tasks.report.issues import Issue
 from beatline_tasks.report.sweeping import sweep
-from support.apps import open_app
+from support.ledger import known_run
 from support.smtp import SmtpServer
 from support.waiting import wait_until
 
@@ -27,12 +26,6 @@ AddDefinition = Callable[..., "Definition"]
 AT = datetime(2026, 12, 1, 5, tzinfo=UTC).isoformat()
 
 pytestmark = pytest.mark.proof
-
-
-@pytest.fixture
-def app(installation: Installation) -> Iterator[Any]:
-    with open_app(installation.settings) as app:
-        yield app
 
 
 def the_issue(installation: Installation, report: Definition) -> Issue | None:
@@ -50,14 +43,6 @@ def over(installation: Installation, report: Definition, timeout_s: float = 40) 
     issue = wait_until(look, timeout_s, what="the issue is over")
     assert issue is not None
     return issue
-
-
-def run_of(installation: Installation, run_id: str) -> Run | None:
-    try:
-        with installation.engine.connect() as conn:
-            return find_run(conn, run_id)
-    except NotFoundError:
-        return None
 
 
 def states(installation: Installation, issue: Issue) -> dict[str, str]:
@@ -79,11 +64,11 @@ def test_a_report_runs_as_a_chain_of_its_steps(
     assert sorted(got.recipients[0] for got in mail.got) == ["ann@example.com", "bob@example.com"]
 
     def succeeded() -> bool:
-        runs = [run_of(installation, run_id) for run_id in issue.run_ids]
+        runs = [known_run(installation, run_id) for run_id in issue.run_ids]
         return all(run is not None and run.state is RunState.SUCCEEDED for run in runs)
 
     wait_until(succeeded, 20)
-    tasks = [run.task for run_id in issue.run_ids if (run := run_of(installation, run_id)) is not None]
+    tasks = [run.task for run_id in issue.run_ids if (run := known_run(installation, run_id)) is not None]
     assert tasks == ["report.generate_scheduled", "report.fetch_data", "report.render", "report.send",
                      "report.clean_up"]  # fmt: skip
 
@@ -150,7 +135,7 @@ def test_a_step_is_tried_three_times_again_and_then_cleaned_up(
 
 
 def _ended(installation: Installation, run_id: str) -> Run | None:
-    run = run_of(installation, run_id)
+    run = known_run(installation, run_id)
     return run if run is not None and run.ended_at is not None else None
 
 

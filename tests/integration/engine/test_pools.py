@@ -24,7 +24,7 @@ ENV = {"PYTHONPATH": os.pathsep.join(filter(None, (TESTS, os.environ.get("PYTHON
 
 without_gevent = pytest.mark.skipif(
     find_spec("gevent") is None,
-    reason="gevent has no wheel for every platform, so it is no dependency: install it to use, and to test, that pool",
+    reason="gevent has no wheel for macOS with CPython 3.11: build it to use, and to test, that pool there",
 )
 POOLS = ["prefork", "threads", "solo", pytest.param("gevent", marks=without_gevent)]
 

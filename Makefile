@@ -16,7 +16,7 @@ ROW ?=
 SEEDS ?=
 FRESH ?=
 
-.PHONY: help demo up test prove check bench chaos format lock wheels setup
+.PHONY: help demo up test prove check lint mypy pyright imports sizes bench chaos format lock wheels setup
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -33,12 +33,22 @@ test: setup ## Run the tests that take seconds each (TESTS=path for those of a p
 prove: setup ## Run the proofs: processes killed at every step, everything at once, hostile mail
 	@$(PY) -m pytest -n auto --dist loadgroup -m proof $(TESTS)
 
-check: setup ## Lint, format, types, direction of imports, sizes
+check: lint mypy pyright imports sizes ## Lint, format, types, direction of imports, sizes (make -j2 check: side by side)
+
+lint: setup
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
+
+mypy: setup
 	@$(PY) -m mypy
+
+pyright: setup
 	@$(PY) -m basedpyright --level error
+
+imports: setup
 	@$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+
+sizes: setup
 	@cd tests && ../$(PY) -m support.sizes
 
 bench: setup ## Measure against stock Celery, one JSON object a line (CASE=name for one case)

@@ -152,10 +152,11 @@ def test_a_stock_producer_s_message_is_in_doubt_once_it_was_delivered_before(
 
 def asked_until_now(redis: Any, monitor: Any) -> Iterator[tuple[str, str, float]]:
     """What Redis has been asked for since it was watched: a script of ours or a command, of which run, and when (s)."""
-    scripts = {redis.script_load(script_source(name)): name for name in SCRIPTS}
+    scripts: dict[str, str] = {redis.script_load(script_source(name)): name for name in SCRIPTS}
     redis.echo(last := "all is seen")
     while (seen := monitor.next_command())["command"] != f"ECHO {last}":
-        command, _, rest = seen["command"].partition(" ")
+        line: str = seen["command"]
+        command, _, rest = line.partition(" ")
         run = re.search(r"run:([0-9a-f-]{36})", rest)
         yield scripts.get(rest.partition(" ")[0], command), run[1] if run else "", seen["time"]
 

@@ -21,6 +21,8 @@ from chaos.history import Effect, Execution, Fault, History
 
 ENDED: Final = frozenset({"succeeded", "failed", "cancelled", "dead"})
 FAILED: Final = frozenset({"failed", "dead"})
+DEADLY: Final = 3
+"""So many attempts that cost their process make a run dead; no fault has a run end so before."""
 END_S: Final = 1.0
 """How long after the last line of its body the end of a run may be on its way."""
 EARLY_S: Final = 0.05
@@ -130,12 +132,12 @@ def _went_on(history: History, key: str, fault: Fault) -> float:
 
 
 def _missing(history: History) -> tuple[str, ...]:
-    """What was accepted, and neither done nor dead with its reason."""
+    """What was accepted, and neither done nor dead for having cost its process too often; dead otherwise is given up."""
     found: list[str] = []
     waiting = set(history.waiting)
     for key, intent in history.intents.items():
         standing = (history.standings or {}).get(key)
-        buried = standing is not None and standing.state == "dead"
+        buried = standing is not None and standing.state == "dead" and standing.attempt >= DEADLY
         # A step that waits for one that waits is not lost either.
         waits = key in history.waiting or intent.after in waiting
         if waits:

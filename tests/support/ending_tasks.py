@@ -44,6 +44,45 @@ def hold_and_replace(self: Any, folder: str) -> Any:
     return self.replace(note.si(attempt, folder, "heir"))
 
 
+class ForeignTask(Task):  # type: ignore[type-arg]  # as users write it
+    """The class of a project's own tasks."""
+
+    abstract = True
+
+
+def _retry_once(task: Any, folder: str) -> int:
+    attempt = _hold(folder)
+    if attempt == 1:
+        raise task.retry(countdown=0)
+    return attempt
+
+
+@shared_task(name="ends.retry", bind=True)
+def retry(self: Any, folder: str) -> int:
+    """Which attempt it is; the first one asks for another."""
+    return _retry_once(self, folder)
+
+
+@shared_task(name="ends.retry_foreign", bind=True, base=ForeignTask)
+def retry_foreign(self: Any, folder: str) -> int:
+    return _retry_once(self, folder)
+
+
+@shared_task(name="ends.retry_raised", autoretry_for=(RuntimeError,), default_retry_delay=0)
+def retry_raised(folder: str) -> int:
+    """Which attempt it is; the first one raises what is tried again."""
+    attempt = _hold(folder)
+    if attempt == 1:
+        raise RuntimeError("another time")
+    return attempt
+
+
+@shared_task(name="ends.retry_soon", bind=True, soft_time_limit=4)
+def retry_soon(self: Any, folder: str) -> int:
+    """As ends.retry, in four seconds or not at all."""
+    return _retry_once(self, folder)
+
+
 @shared_task(name="ends.note")
 def note(value: Any, folder: str, name: str) -> Any:
     """Write down that it ran, by name."""

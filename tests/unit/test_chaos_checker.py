@@ -89,6 +89,8 @@ def test_a_dead_run_is_not_lost_but_must_say_why() -> None:
     assert violations(history(standings=dead, **parts)) == ()
     silent = {"a": Standing("a", "dead", 3, None)}
     assert violations(history(standings=silent, **parts)) == ("I6 ended badly without a word: a",)
+    rejected = {"a": Standing("a", "dead", 1, "the task rejected its message")}
+    assert violations(history(standings=rejected, **parts)) == ("I1 lost: a",)
 
 
 def test_a_failed_run_without_an_error_is_a_silent_one() -> None:

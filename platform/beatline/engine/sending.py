@@ -1,7 +1,7 @@
 """What a caller of `.delay()` waits for, and is told: an answer within three seconds, in words.
 
-It holds for whoever is no task: what a task sends while a worker executes it (a retry, a link, a step of a chain) may
-wait for its broker as long as workers do.
+It holds for whoever is no task: what a task sends while a worker executes it (a retry, a link, a step of a chain) waits for
+Redis as long as a run is patient (see `patience`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from beatline.clock import utc_now
 from beatline.engine import expiry
 from beatline.engine.encoding import encodable
 from beatline.engine.hurry import NoAnswerError, hurried, left_s
+from beatline.engine.patience import patiently
 from beatline.errors import ServiceError
 
 CALLER_S: Final = 2.4
@@ -40,11 +41,13 @@ def hasten(app: Any) -> None:
 
     def send_task(name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         expiry.check_sent(app, rest, options, utc_now())
-        if app.current_worker_task is not None:
-            with encodable(name):
-                return send(name, args, kwargs, *rest, **options)
         if len(rest) < 3:  # else the id is given by its place
             options["task_id"] = options.get("task_id") or str(uuid4())
+        if app.current_worker_task is not None:
+            with encodable(name):  # sent twice, under one id, is executed once
+                return patiently(
+                    lambda: send(name, args, kwargs, *rest, **options), "sending_waits_for_redis", task=name
+                )
         with hurried(CALLER_S), told(name, options.get("task_id")), encodable(name):
             return send(name, args, kwargs, *rest, **options)
 

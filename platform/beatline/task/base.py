@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any, Final, cast
 
-from celery.exceptions import Ignore
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject
 
 from beatline.clock import utc_now
 from beatline.engine import headers as h
 from beatline.engine.delay import due
+from beatline.engine.patience import NOT_TAKEN
 from beatline.engine.seams import Task as CeleryTask
 from beatline.ledger.states import EventKind
 from beatline.task import policies
 from beatline.task.cancelling import make_stoppable, refuse_if_cancelled
-from beatline.task.guard import ask, guard
+from beatline.task.guard import LeaseLost, ask, guard
 
 STRATEGY: Final = "beatline.engine.strategy:leased"
 REQUEST: Final = "beatline.engine.request:LeasedRequest"
@@ -42,10 +45,11 @@ class Task(CeleryTask):
 
     def retry(self, *args: Any, **options: Any) -> Any:
         """As Celery's. Raises Cancelled if the run was cancelled, and DelayError if its countdown or eta is none; then
-        nothing was sent."""
+        nothing was sent. LeaseLost if Redis did not take it for long: then this attempt is lost, not the run."""
         refuse_if_cancelled(self)
         _check_retry(args, options)
-        return super().retry(*args, **options)
+        with _unless_sent():
+            return super().retry(*args, **options)
 
     def on_replace(self, sig: Any) -> Any:
         """As Celery's; whichever task of the replacement inherits the run id asks for the run's next attempt.
@@ -74,7 +78,23 @@ def _retry(task: Any, *args: Any, **options: Any) -> Any:
     refuse_if_cancelled(task)
     _check_retry(args, options)
     theirs = cast("Any", type(task))
-    return theirs.retry(task, *args, **options)
+    with _unless_sent():
+        return theirs.retry(task, *args, **options)
+
+
+@contextmanager
+def _unless_sent() -> Generator[None]:
+    """Give this attempt up where the next one could not be sent: Celery would reject the message, and end the run.
+
+    Raises LeaseLost. Redis may have taken the retry though its answer was lost: its attempt is executed once all the same.
+    """
+    try:
+        yield
+    except Reject as rejected:
+        reason: object = cast("Any", rejected).reason
+        if isinstance(reason, (*NOT_TAKEN, SoftTimeLimitExceeded)):
+            raise LeaseLost(EventKind.RETRIED, known=False) from rejected
+        raise
 
 
 def _check_retry(args: tuple[Any, ...], options: Mapping[str, Any]) -> None:

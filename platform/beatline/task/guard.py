@@ -8,7 +8,6 @@ answer and the publishing: what is published in it twice has the same run ids, a
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final
@@ -17,22 +16,14 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import Ignore, TaskPredicate
 from redis.exceptions import RedisError
 
-from beatline.clock import monotonic_s
 from beatline.engine import headers as h
 from beatline.engine.chords import keep_groups
+from beatline.engine.patience import patiently
 from beatline.failpoints import reach
 from beatline.installation import Installation
 from beatline.ledger.states import EventKind
 from beatline.logs import get_logger
 
-PATIENCE_S: Final = 60.0
-"""How long an end waits while Redis does not answer. Redis is the broker, too, so nothing could be published meanwhile.
-
-After it nobody can say whose the lease is. Then nothing is published and the attempt is given up: if the lease was still
-its own, the reconciler has the run executed again, as it does for any attempt that was lost. To go on instead would have
-Celery fail to publish, and with the successors gone the run would be called failed although its body had succeeded.
-"""
-RETRY_S: Final = 0.5
 _MARK: Final = "beatline_guarded"
 
 log = get_logger(__name__)
@@ -104,25 +95,18 @@ def _is_heard(task: Any, request: Any) -> bool:
 
 
 def _holds(installation: Installation, request: Any, how: EventKind) -> bool:
+    """Raises LeaseLost where Redis is silent for longer than a run is patient.
+
+    Then nobody can say whose the lease is: nothing is published and the attempt is given up. If the lease was still its
+    own, the reconciler has the run executed again, as it does for any attempt that was lost. To go on instead would have
+    Celery fail to publish, and with the successors gone the run would be called failed although its body had succeeded.
+    """
+    key = installation.keys.run(request.id)
     try:
-        fence, state = _record(installation, request, how)
-    except SoftTimeLimitExceeded:
-        raise LeaseLost(how, known=False) from None
+        fence, state = patiently(
+            lambda: installation.redis.hmget(key, "fence", "state"), "end_waits_for_redis", run_id=request.id
+        )
+    except (RedisError, SoftTimeLimitExceeded) as exc:
+        raise LeaseLost(how, known=False) from exc
     # A record that Redis has forgotten is no other holder.
     return fence is None or (int(fence) == request.get(h.FENCE) and state == "leased")
-
-
-def _record(installation: Installation, request: Any, how: EventKind) -> tuple[str | None, str | None]:
-    key, give_up, told = installation.keys.run(request.id), monotonic_s() + PATIENCE_S, False
-    while True:
-        try:
-            fence, state = installation.redis.hmget(key, "fence", "state")
-        except RedisError as exc:
-            if monotonic_s() > give_up:
-                raise LeaseLost(how, known=False) from exc
-            if not told:
-                log.warning("end_waits_for_redis", run_id=request.id, error=str(exc))
-                told = True
-            threading.Event().wait(RETRY_S)
-        else:
-            return fence, state

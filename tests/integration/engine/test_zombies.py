@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from beatline.embedded.ports import free_port
 from beatline.engine import headers as h
+from beatline.engine import patience
 from beatline.installation import Installation
 from beatline.ledger.states import EventKind
 from beatline.task import guard
@@ -196,7 +197,7 @@ def test_an_end_that_is_to_be_published_waits_for_redis(
 def test_whose_lease_it_is_cannot_be_told_without_redis(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "PATIENCE_S", -1.0)
+    monkeypatch.setattr(patience, "PATIENCE_S", -1.0)
     absent = Installation(make_settings(redis_url=f"redis://127.0.0.1:{free_port()}/0"))
     request = SimpleNamespace(id="r1", called_directly=False, is_eager=False, get={h.FENCE: 7}.get)
     app = SimpleNamespace(conf={"beatline": absent})

@@ -24,6 +24,7 @@ from beatline.client.sessions import is_checked, note_checked, publish_after_com
 from beatline.clock import utc_now
 from beatline.engine import expiry
 from beatline.engine.delay import due, moment_of
+from beatline.engine.messages import check_priority
 from beatline.engine.publish import message_of
 from beatline.errors import BeatlineError
 from beatline.ledger.database import guarded
@@ -115,7 +116,7 @@ def submit(
         run_id=str(uuid4()) if run_id is None else check_run_id(run_id),
         day=now.date().isoformat(),
         queue=queue,
-        priority=_priority(priority),
+        priority=check_priority(priority),
         eta=due(countdown, eta, now),
         expires=_expiry(expires, now),
     )
@@ -158,12 +159,6 @@ def _expiry(expires: object, now: datetime) -> datetime | None:
         return None
     expiry.check(expires, now)
     return now + timedelta(seconds=float(expires)) if isinstance(expires, Real) else moment_of(expires)
-
-
-def _priority(priority: object) -> int | None:
-    if priority is not None and (isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 9):
-        raise BeatlineError(f"priority={priority!r:.40} is none: give a whole number from 0 to 9. Nothing was written.")
-    return priority
 
 
 def _key(key: object) -> str | None:

@@ -43,7 +43,7 @@ def accept_first(
     stored = new_message(
         {**message.headers, **wire},
         body,
-        {**message.properties, "priority": int(options.get("priority") or 0)},
+        {**message.properties, "priority": options.get("priority") or 0},
         queue if isinstance(queue, str) else queue.name,
     )
     with guarded(installation.settings), installation.engine.begin() as conn:

@@ -15,6 +15,7 @@ from beatline.clock import utc_now
 from beatline.engine import headers as h
 from beatline.engine.accept_first import accept_first, rows_first
 from beatline.engine.delay import check_sent
+from beatline.engine.messages import check_priority, priority_of
 from beatline.engine.seams import AMQP, Router
 from beatline.engine.successors import name_successors
 from beatline.engine.transport import Connection
@@ -69,6 +70,10 @@ class BeatlineAMQP(AMQP):
             producer: Any, name: str, message: Any, headers: Mapping[str, Any] | None = None, **options: Any
         ) -> Any:
             task_id = check_run_id(message.headers[h.RUN_ID])
+            if self._asks_again(task_id):
+                options["priority"] = priority_of(options) or 0  # of whatever sender it was
+            else:
+                check_priority(options.get("priority"))
             wire = {**(headers or {}), **self.run_headers(task_id, headers or {})}
             wire.pop(h.ON_LOST, None)
             wire |= policies.wire(self.app.tasks, name, headers or {})

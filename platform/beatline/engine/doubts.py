@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 from beatline.clock import monotonic_s
 from beatline.engine.asking import BACK_S, Asker, Known, Question
 from beatline.engine.claim import Doubted
-from beatline.engine.messages import list_key, list_names, parked_key
+from beatline.engine.messages import list_key, list_names, parked_key, priority_of
 from beatline.engine.seams import StartStopStep
 from beatline.engine.worker import installation_of
 from beatline.logs import get_logger
@@ -80,9 +80,8 @@ class Doubts:
 
     def list_of(self, message: Any, queue: str) -> str:
         """The full key of the list that a message came from."""
-        priority = message.properties.get("priority")
-        level = priority if isinstance(priority, int) else 0
-        return list_key(self._installation.keys, queue, level, low_first=self._low_first)
+        priority = priority_of(message.properties) or 0
+        return list_key(self._installation.keys, queue, priority, low_first=self._low_first)
 
     def unlist(self, run_id: str, queue: str) -> None:
         """A message was dropped by PostgreSQL's word, without a claim that would have taken it out of its queue's index."""

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from beatline.clock import utc_now
 from beatline.engine import headers as h
-from beatline.errors import MessageTooLargeError
+from beatline.errors import BeatlineError, MessageTooLargeError
 from beatline.ledger.events import MESSAGE_LIMIT_BYTES, SHOWN_CHARS, Event, storable
 from beatline.ledger.states import EventKind
 from beatline.names import Keys
@@ -26,6 +26,25 @@ STEPS: Final = (0, 3, 6, 9)
 """kombu's priority steps: one list each; its list 0 is read first."""
 SEPARATOR: Final = "\x06\x16"
 _PARKED: Final = f"{SEPARATOR}parked"
+
+
+def check_priority(priority: object) -> int | None:
+    """The priority that a sender gave, or None. Raises BeatlineError if it is none; kombu would guess what is meant."""
+    if priority is None:
+        return None
+    if isinstance(priority, int) and not isinstance(priority, bool) and 0 <= priority <= MAX_PRIORITY:
+        return priority
+    raise BeatlineError(
+        f"priority={priority!r:.40} is none: give a whole number from 0 to {MAX_PRIORITY}. Nothing was sent."
+    )
+
+
+def priority_of(properties: Mapping[str, Any]) -> int | None:
+    """A message's priority as kombu understands it, whoever wrote it; None for what is none."""
+    try:
+        return max(0, min(MAX_PRIORITY, int(properties["priority"])))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def step_of(priority: int, *, low_first: bool = False) -> int:
@@ -87,7 +106,7 @@ class StoredMessage:
                 day=str(head[h.DAY]),
                 task=str(head[h.TASK]),
                 queue=str(properties["delivery_info"]["routing_key"]),
-                priority=int(properties.get("priority") or 0),
+                priority=priority_of(properties) or 0,
                 payload=payload,
             )
         except (KeyError, TypeError) as exc:
@@ -175,7 +194,7 @@ def accepted_event(message: Mapping[str, Any], queue: str, payload: str) -> Even
         queue=queue,
         args_shown=_shown(head.get("argsrepr")),
         kwargs_shown=_shown(head.get("kwargsrepr")),
-        priority=properties.get("priority"),
+        priority=priority_of(properties),
         schedule=head.get(h.SCHEDULE),
         slot=head.get(h.SLOT),
         root_id=head.get("root_id"),

@@ -14,7 +14,7 @@ from kombu.serialization import dumps
 
 from beatline.engine import headers as h
 from beatline.engine.encoding import encodable
-from beatline.engine.messages import StoredMessage, list_key, new_message, now_ms
+from beatline.engine.messages import StoredMessage, check_priority, list_key, new_message, now_ms
 from beatline.ledger.events import FIELD
 from beatline.task import policies
 from beatline.task.arguments import UNCHECKED
@@ -116,7 +116,7 @@ def _built(
     head = built.headers | amqp.run_headers(wanted.run_id, {h.DAY: wanted.day}) | {h.STORED: 1} | (extra or {})
     head |= policies.wire(app.tasks, task, {})
     level = priority if priority is not None else route.get("priority")
-    properties = {**built.properties, "priority": int(level or 0)}
+    properties = {**built.properties, "priority": check_priority(level) or 0}
     return new_message(
         head, (content_type, encoding, text), properties, target if isinstance(target, str) else target.name
     )

@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from beatline.clock import utc_now
 from beatline.engine.messages import list_names
-from beatline.errors import DelayError, MessageTooLargeError
+from beatline.errors import BeatlineError, DelayError, MessageTooLargeError
 from beatline.installation import Installation
 from beatline.ledger.delays import move
 from beatline.ledger.events import FIELD
@@ -138,6 +138,18 @@ def test_what_is_no_delay_is_refused_before_anything_is_written(
             send()
         assert refused.value.field == field
     assert list(installation.redis.scan_iter(f"{installation.settings.key_prefix.replace('{', '[{]')}*")) == []
+
+
+@pytest.mark.parametrize("priority", ["5", "high", 5.0, True, -1, 10, 100_000, [5]])
+@pytest.mark.parametrize("countdown", [None, 3600])
+def test_what_is_no_priority_is_refused_where_it_is_sent(
+    app: Any, installation: Installation, priority: Any, countdown: float | None
+) -> None:
+    """kombu would guess; the ledger refuses, and a delayed run stands nowhere else."""
+    with pytest.raises(BeatlineError, match="from 0 to 9"):
+        app.tasks["test.add"].apply_async((1, 2), countdown=countdown, priority=priority)
+    assert told(installation) == []
+    assert not installation.redis.exists(installation.keys.queue("default"))
 
 
 def test_a_delayed_message_over_the_limit_is_refused(app: Any, installation: Installation) -> None:

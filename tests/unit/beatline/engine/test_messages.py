@@ -11,6 +11,7 @@ import pytest
 from beatline.engine import headers as h
 from beatline.engine.messages import (
     StoredMessage,
+    accepted_event,
     attempt_of,
     list_key,
     list_names,
@@ -81,3 +82,13 @@ def test_a_stock_producer_s_attempt_is_told_by_its_retries() -> None:
     assert attempt_of({"retries": 2}) == 3
     assert attempt_of({"retries": 2, h.ATTEMPT: 7}) == 7
     assert attempt_of({}) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "priority"),
+    [(5, 5), ("5", 5), (5.0, 5), (True, 1), (100_000, 9), (-3, 0), (None, None), ("high", None), (float("inf"), None)],
+)
+def test_a_stock_producer_s_priority_costs_the_ledger_no_event(given: object, priority: int | None) -> None:
+    read = json.loads(message().payload)
+    read["properties"]["priority"] = given
+    assert accepted_event(read, "default", json.dumps(read)).priority == priority

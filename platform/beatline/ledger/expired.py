@@ -43,6 +43,8 @@ _ATTEMPTS: Final = """
     FROM {schema}.run_days d JOIN {schema}.attempts a ON a.day = d.day AND a.run_id = d.id WHERE d.id = ANY(:ids)
     ORDER BY a.run_id, a.attempt
 """
+_WAITING: Final = frozenset({RunState.ACCEPTED, RunState.DELAYED, RunState.QUEUED})
+"""States of a run whose latest attempt nobody has begun."""
 _RECORD: Final = ("state", "attempt", "fence", "worker", "begun", "lost_reason", PARKS)
 
 log = get_logger(__name__)
@@ -150,9 +152,11 @@ class ExpiredLeases:
         _check_complete(past, attempt)
         kind = EventKind.LOST if current.begun else EventKind.RETURNED
         lost = _event(kind, lease.run_id, past, current, server, current.why or None)
-        if past.state == RunState.DELAYED and (attempt < past.attempt or lease.fence is None):
-            # It had asked for its retry, which waits for its time, and is not to be hurried.
-            self._finish(lease, [lost] if attempt < past.attempt else [], None, delayed=True)
+        stands = attempt < past.attempt and past.state in _WAITING
+        if stands or (past.state == RunState.DELAYED and lease.fence is None):
+            # It had asked for its retry: that is not to be hurried, nor buried with it, and needs no second message.
+            # Should its own have vanished, it is missing like any other.
+            self._finish(lease, [lost] if stands else [], None, delayed=True)
             return
         plain = self._message(lease.run_id, past)
         if past.cancelled is not None:

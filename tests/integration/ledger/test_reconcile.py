@@ -10,9 +10,11 @@ import pytest
 from sqlalchemy import text
 
 from beatline.clock import utc_now, utc_today
-from beatline.engine.claim import Claims, Lease
+from beatline.engine.claim import Claims, Dropped, Lease
+from beatline.engine.publish import publish_stored
 from beatline.installation import Installation
-from beatline.ledger import forgotten, missing, reconcile
+from beatline.ledger import cancellations, forgotten, missing, reconcile
+from beatline.ledger.cancel import cancel_run
 from beatline.ledger.epochs import Epochs, look
 from beatline.ledger.events import Event
 from beatline.ledger.reconcile import Reconciler
@@ -24,6 +26,8 @@ from support.ledger import accepted, event, message, rows, run_row, tell, waitin
 if TYPE_CHECKING:
     from beatline.settings import Settings
     from support.serving import MakeSettings
+
+pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # of redis-py, by Celery
 
 Round = Callable[[], None]
 
@@ -46,7 +50,7 @@ def settings(make_settings: MakeSettings) -> Settings:
 @pytest.fixture
 def ledger(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> _Ledger:
     clock = _Clock()
-    for module in (reconcile, missing, forgotten):
+    for module in (reconcile, missing, forgotten, cancellations):
         monkeypatch.setattr(module, "monotonic_s", clock)
     return _Ledger(installation, clock)
 
@@ -176,6 +180,67 @@ def test_a_run_whose_lease_expired_goes_back_as_its_next_attempt(ledger: _Ledger
     assert attempt["reason"] == "its worker stopped renewing its lease"
     # The late worker's end is refused from now on, and the next attempt may be claimed.
     assert isinstance(ledger.claims.claim("r1", 2, "other@x", utc_today().isoformat()), Lease)
+
+
+def _ask_again(ledger: _Ledger, attempt: int) -> None:
+    """What an attempt has queued that was lost before it could say that it had ended."""
+    again = message("r1", attempt=attempt)
+    publish_stored(ledger.installation, [again])
+    tell(ledger.installation, [accepted("r1", attempt=attempt, message=again.payload)])
+    ledger.drain()
+
+
+@pytest.mark.parametrize("parks", [False, True], ids=["three-times", "on-lost-dead"])
+def test_a_retry_that_is_queued_stands_although_its_attempt_was_lost(ledger: _Ledger, app: Any, parks: bool) -> None:
+    tell(ledger.installation, [accepted("r1")])
+    for attempt in (1, 2):
+        ledger.lose("r1", attempt)
+        ledger.drain()
+        ledger.round()
+        ledger.drain()
+    ledger.queued()
+    lease = ledger.lose("r1", 3)
+    if parks:
+        ledger.claims.park_if_lost(lease)
+    _ask_again(ledger, 4)
+    ledger.round()
+    ledger.drain()
+    assert (ledger.state("r1"), ledger.leases()) == (("queued", 4), [])
+    assert app.AsyncResult("r1").state == "PENDING", "nobody was told of an end"
+    assert ledger.queued() == [("r1", 4)], "the retry, and no second message beside it"
+    with ledger.installation.engine.connect() as conn:
+        assert {one["attempt"]: one["outcome"] for one in rows(conn, "attempts")} == dict.fromkeys((1, 2, 3), "lost")
+    late = event(EventKind.RETRIED, "r1", attempt=3, fence=lease.fence)
+    assert ledger.claims.finish(lease, "closed", late.to_json()) is None
+    assert isinstance(ledger.claims.claim("r1", 4, "other@x", utc_today().isoformat()), Lease)
+
+
+def test_a_retry_that_stands_and_has_lost_its_message_is_sent_again(ledger: _Ledger) -> None:
+    old = (utc_now() - timedelta(hours=1)).timestamp()
+    tell(ledger.installation, [accepted("r1", at=old)])
+    ledger.lose("r1", 1)
+    tell(ledger.installation, [accepted("r1", attempt=2, at=old + 1)])
+    ledger.drain()
+    ledger.round()
+    ledger.drain()
+    assert (ledger.queued(), ledger.state("r1")) == ([("r1", 2)], ("queued", 2))
+
+
+def test_a_retry_of_a_cancelled_run_is_what_the_order_ends(ledger: _Ledger, app: Any) -> None:
+    tell(ledger.installation, [accepted("r1")])
+    ledger.lose("r1", 1)
+    ledger.drain()
+    assert cancel_run(ledger.installation, "r1", who="ann@here", app=app).how == "told"
+    _ask_again(ledger, 2)
+    ledger.round(12)
+    ledger.drain()
+    assert (ledger.state("r1"), ledger.leases()) == (("cancelled", 2), [])
+    with ledger.installation.engine.connect() as conn:
+        assert {one["attempt"]: one["outcome"] for one in rows(conn, "attempts")} == {1: "lost", 2: "cancelled"}
+    assert app.AsyncResult("r1").state == "REVOKED"
+    claimed = ledger.claims.claim("r1", 2, "other@x", utc_today().isoformat())
+    assert isinstance(claimed, Dropped)
+    assert not claimed.untold
 
 
 def test_a_lease_that_its_holder_gave_up_needs_no_proof_of_silence(ledger: _Ledger) -> None:

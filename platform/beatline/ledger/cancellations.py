@@ -1,7 +1,8 @@
 """What the reconciler does for cancelled runs, and for runs whose time has passed while nobody looked at them.
 
 Who cancels a run carries it out himself. What is left is what he could not: Redis was away, or has lost its data since, or
-the worker that was told is gone and its run came back.
+the worker that was told is gone and its run came back. Whether a time has passed is PostgreSQL's to say, one clock for all
+recorders: one whose own is ahead ends nothing early.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _OPEN: Final = """
 """
 _EXPIRED: Final = """
     SELECT id, day, task, queue, state, attempt, message FROM {schema}.runs r
-    WHERE ended_at IS NULL AND expires < :before AND state <> 'running' AND id <> ALL(:held)
+    WHERE ended_at IS NULL AND expires < now() - :since AND state <> 'running' AND id <> ALL(:held)
       AND NOT EXISTS (SELECT 1 FROM {schema}.attempts a WHERE a.day = r.day AND a.run_id = r.id
         AND a.attempt = r.attempt AND a.outcome = 'replaced')
     ORDER BY expires LIMIT :page FOR UPDATE OF r SKIP LOCKED
@@ -60,7 +61,7 @@ _ENDED: Final = """
     ORDER BY c.at DESC LIMIT :most
 """
 _FORGET: Final = """
-    DELETE FROM {schema}.cancellations c WHERE c.at < :before AND NOT EXISTS (
+    DELETE FROM {schema}.cancellations c WHERE c.at < now() - :age AND NOT EXISTS (
         SELECT 1 FROM {schema}.run_days d JOIN {schema}.runs r ON r.day = d.day AND r.id = d.id
         WHERE d.id = c.run_id AND r.ended_at IS NULL)
 """
@@ -93,7 +94,7 @@ class Cancellations:
         if monotonic_s() >= self._next_forgetting:
             self._next_forgetting = monotonic_s() + FORGETTING_S
             with self._engine.begin() as conn:
-                conn.execute(sql(conn, _FORGET), {"before": utc_now() - FORGOTTEN})
+                conn.execute(sql(conn, _FORGET), {"age": FORGOTTEN})
         if self._reminded != data_set:
             self._remind()
             self._reminded = data_set
@@ -135,7 +136,7 @@ class Cancellations:
 
     def _expired(self, conn: Connection, done: list[tuple[Row, Cancelled, str]]) -> None:
         """What a worker holds it ends itself, before it begins; what has begun before its time passed goes on."""
-        asked = {"before": utc_now() - EXPIRED_SINCE, "page": PAGE, "held": list(self._held)}
+        asked = {"since": EXPIRED_SINCE, "page": PAGE, "held": list(self._held)}
         rows = [Row.of(row) for row in conn.execute(sql(conn, _EXPIRED), asked)]
         order = Order(EXPIRED)
         ended: set[str] = set()

@@ -6,13 +6,15 @@ import os
 import signal
 from collections.abc import Generator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import pytest
+import time_machine
 from redis.exceptions import RedisError
 
-from beatline.clock import monotonic_s, utc_today
+from beatline.clock import monotonic_s, utc_now, utc_today
 from beatline.embedded.ports import free_port
 from beatline.engine.claim import Claims, Lease
 from beatline.installation import Installation
@@ -25,7 +27,7 @@ from beatline.ledger.states import EventKind
 from beatline.ledger.write import write
 from beatline.queues.pausing import pause
 from support.apps import open_app
-from support.ledger import accepted, event
+from support.ledger import accepted, event, rows
 from support.servers import Server
 from support.serving import MakeSettings
 
@@ -87,6 +89,26 @@ def test_what_was_done_before_redis_failed_stands_and_is_told(
     installation.redis.delete(installation.keys.run("b"))
     at_work.carry_out("any", final=True)
     assert [state_of(installation, run_id) for run_id in "bc"] == ["cancelled", "cancelled"]
+
+
+@pytest.mark.parametrize("off", [timedelta(hours=1), timedelta(hours=-1)], ids=["ahead", "behind"])
+def test_what_has_expired_is_not_said_by_the_clock_of_one_recorder(installation: Installation, off: timedelta) -> None:
+    now = utc_now()
+    for number, (run_id, left) in enumerate((("over", -30), ("stays", 30)), 1):
+        said = accepted(run_id, expires=(now + timedelta(minutes=left)).isoformat())
+        write(installation.engine, [Entry(f"{number}-0", said.to_json())], installation.keyring)
+    with time_machine.travel(now + off):
+        Cancellations(installation, installation.redis).carry_out("any", final=True)
+    assert [state_of(installation, run_id) for run_id in ("over", "stays")] == ["cancelled", "queued"]
+
+
+def test_an_order_is_not_forgotten_by_the_clock_of_one_recorder(installation: Installation, app: Any) -> None:
+    queue(installation, "a")
+    assert cancel_run(installation, "a", who="ann@here", app=app).how == "ended"
+    with time_machine.travel(utc_now() + timedelta(days=3)):
+        Cancellations(installation, installation.redis).carry_out("any", final=True)
+    with installation.engine.connect() as conn:
+        assert [row["run_id"] for row in rows(conn, "cancellations")] == ["a"]
 
 
 @contextmanager

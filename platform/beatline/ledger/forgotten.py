@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from beatline.clock import monotonic_s, utc_now
+from beatline.clock import monotonic_s
 from beatline.engine.claim import RECORD_LIFE_S
 from beatline.engine.doubt import DOUBTED_AGE_MS
 from beatline.engine.index import CALL, Index
@@ -37,7 +37,7 @@ _EXPIRED: Final = 1
 _BEGUN: Final = """
     SELECT r.id, r.queue, r.accepted_at FROM {schema}.runs r
     WHERE r.state IN ('running', 'retrying', 'lost') AND r.ended_at IS NULL
-      AND r.changed_at < :before AND r.changed_at > :since
+      AND r.changed_at < now() - :grace AND r.changed_at > now() - :remembered
       AND r.accepted_at >= :after AND (r.accepted_at, r.id) > (:after, :after_id)
       AND NOT EXISTS (SELECT 1 FROM {schema}.attempts a WHERE a.day = r.day AND a.run_id = r.id
         AND a.attempt = r.attempt AND a.outcome = 'replaced')
@@ -68,10 +68,10 @@ class ForgottenRuns:
         lag = measure(self._redis, self._keys)
         if lag.lag_s * 1000 > DOUBTED_AGE_MS:
             return  # its end may have been forgotten since, and not been read yet
-        now = utc_now()
+        # By PostgreSQL's clock: a recorder whose own is ahead must not take for lost what has begun a moment ago.
         window = {
-            "before": now - timedelta(seconds=self._grace_s + lag.lag_s),
-            "since": now - timedelta(seconds=RECORD_LIFE_S),
+            "grace": timedelta(seconds=self._grace_s + lag.lag_s),
+            "remembered": timedelta(seconds=RECORD_LIFE_S),
         }
         for _ in range(PAGES):
             with self._engine.connect() as conn:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import time_machine
 from sqlalchemy import text
 
 from beatline.clock import utc_now, utc_today
@@ -142,6 +143,15 @@ def test_what_stands_for_longer_than_redis_remembers_is_shown_and_not_repeated(r
         conn.execute(text("UPDATE beatline.runs SET changed_at = now() - interval '25 hours'"))
     assert rounds() == []
     assert rounds.suspects() == (1, ("r1",))
+
+
+@pytest.mark.parametrize("off", [timedelta(hours=1), timedelta(hours=-1)], ids=["ahead", "behind"])
+def test_how_long_ago_a_run_began_is_not_said_by_the_clock_of_one_recorder(rounds: _Rounds, off: timedelta) -> None:
+    begun(rounds, "long-ago")
+    tell(rounds.installation, [accepted("just-now"), event(EventKind.STARTED, "just-now", worker="w@x", fence=8)])
+    rounds.drain()
+    with time_machine.travel(utc_now() + off):
+        assert rounds() == [("long-ago", 2)]
 
 
 def test_a_run_that_somebody_holds_or_that_waits_is_left_alone(rounds: _Rounds) -> None:

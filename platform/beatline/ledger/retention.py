@@ -51,11 +51,11 @@ class Pruned:
 def prune(engine: Engine, keep_days: int, today: date) -> Pruned:
     """Drop the history of days more than `keep_days` before today; runs that are not ended, and dead ones, stay.
 
-    Broken off anywhere, it is completed the next time.
+    Where the caller's clock is ahead of PostgreSQL's, today is what PostgreSQL says. Broken off anywhere, it is completed
+    the next time.
     """
     if keep_days < 1:
         raise ValueError(f"keep_days is {keep_days}: at least one day is kept")
-    oldest = today - timedelta(days=keep_days)
     pruned = Pruned()
     with engine.begin() as lead:
         held = lead.execute(
@@ -64,6 +64,8 @@ def prune(engine: Engine, keep_days: int, today: date) -> Pruned:
         ).scalar()
         if not held:
             return pruned
+        known: date = lead.execute(text("SELECT CAST(now() AT TIME ZONE 'UTC' AS date)")).scalar_one()
+        oldest = min(today, known) - timedelta(days=keep_days)
         attached = {day for table in PARTITIONED for day in days_of(lead, table) if day < oldest}
         for day in sorted(attached | _detached(lead, oldest)):
             try:

@@ -175,6 +175,15 @@ def test_old_days_go_and_what_needs_someone_stays(installation: Installation, en
     )
 
 
+def test_who_has_a_clock_that_is_ahead_drops_no_day_too_early(installation: Installation, engine: Engine) -> None:
+    old, young = _TODAY - timedelta(days=31), _TODAY - timedelta(days=29)
+    for day in (old, young):
+        _history(installation, day)
+    with engine.begin() as conn:
+        ensure(conn, _TODAY, behind=40)
+    assert prune(engine, 30, _TODAY + timedelta(days=400)).days == [old]
+
+
 def test_a_pruning_that_was_broken_off_is_completed(installation: Installation, engine: Engine) -> None:
     old = _TODAY - timedelta(days=40)
     _history(installation, old)

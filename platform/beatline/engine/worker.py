@@ -8,8 +8,10 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from datetime import date
 from typing import Any, Final
+from uuid import uuid4
 
 from billiard.process import current_process
 from celery import current_app, signals
@@ -18,6 +20,8 @@ from redis.exceptions import RedisError
 
 from beatline.clock import utc_now
 from beatline.engine import headers as h
+from beatline.engine.claim import Dropped, Lease
+from beatline.engine.held import End
 from beatline.engine.lease import LeaseKeeper
 from beatline.engine.messages import attempt_of
 from beatline.engine.reconnecting import in_pool, keep_what_is_handed_over
@@ -25,7 +29,7 @@ from beatline.engine.seams import Logging, StartStopStep
 from beatline.engine.strict import stop_strict_ends
 from beatline.errors import NameRefusedError
 from beatline.installation import Installation
-from beatline.ledger.events import FIELD, SHOWN_CHARS, Event, storable
+from beatline.ledger.events import SHOWN_CHARS, Event, storable
 from beatline.ledger.states import EventKind
 from beatline.logs import bind_run, clear_run, configure, get_logger
 from beatline.names import check_run_id
@@ -177,7 +181,7 @@ def _clear(task: Any, **_: Any) -> None:
 
 def _bury_unknown(sender: Any, message: Any, name: str, **_: Any) -> None:
     _bury(
-        sender.app,
+        sender,
         message,
         f"no worker of its queue knows the task {name!r}: install its module, or add it to BEATLINE_TASK_MODULES",
     )
@@ -185,11 +189,12 @@ def _bury_unknown(sender: Any, message: Any, name: str, **_: Any) -> None:
 
 def _bury_rejected(sender: Any, message: Any, exc: BaseException | None, **_: Any) -> None:
     if not hasattr(message, "claimed"):  # else the strategy has ended the run
-        _bury(sender.app, message, f"its message cannot be run: {safe_repr(exc)}")
+        _bury(sender, message, f"its message cannot be run: {safe_repr(exc)}")
 
 
-def _bury(app: Any, message: Any, reason: str) -> None:
+def _bury(consumer: Any, message: Any, reason: str) -> None:
     """Tell the ledger that a message was parked, if it was a run's."""
+    app = consumer.app
     if CONF_KEY not in app.conf:
         return
     head: dict[str, Any] = message.headers
@@ -211,8 +216,23 @@ def _bury(app: Any, message: Any, reason: str) -> None:
         queue=str(delivery.get("routing_key") or ""),
         reason=storable(reason, SHOWN_CHARS),
     )
-    installation = installation_of(app)
     try:
-        installation.redis.xadd(installation.keys.events, {FIELD: event.to_json()})
+        _end_as_dead(keeper_of(app), consumer.hostname, event)
     except RedisError as exc:
         log.exception("dead_run_not_recorded", run_id=run_id, error=str(exc))
+
+
+def _end_as_dead(keeper: LeaseKeeper, worker: str, dead: Event) -> None:
+    """End an attempt that cannot be executed here, if it can be claimed: a second message of it ends nothing that another
+    worker executes, or has ended. Raises redis.RedisError.
+
+    Celery has let go of the message. If it was a newer attempt's, the reconciler sends that again once the older one is
+    over.
+    """
+    claimed = keeper.claim(dead.run_id, dead.attempt, worker, dead.day, 0, uuid4().hex, queue=dead.queue)
+    if isinstance(claimed, Lease):
+        event = replace(dead, day=claimed.day, worker=worker, fence=claimed.fence)
+        keeper.finish(End(claimed, "ended", event))
+    else:
+        stands = claimed.stands if isinstance(claimed, Dropped) else "leased"
+        log.info("message_dropped", run_id=dead.run_id, attempt=dead.attempt, stands=stands)

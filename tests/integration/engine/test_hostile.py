@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from beatline.engine.claim import Claims, Lease
 from beatline.engine.messages import list_key
 from beatline.installation import Installation
 from beatline.ledger.events import FIELD
+from beatline.ledger.states import EventKind
 from support import run_tasks
+from support.ledger import event
 from support.processes import Spawned, StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -31,9 +34,9 @@ def ends(installation: Installation) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = defaultdict(list)
     # An event may be told twice, which is once.
     for said in dict.fromkeys(entry[FIELD] for _, entry in installation.redis.xrange(installation.keys.events)):
-        event = json.loads(said)
-        if event["kind"] not in ("accepted", "queued", "started"):
-            found[event["run_id"]].append((event["kind"], event.get("error") or event.get("reason") or ""))
+        one = json.loads(said)
+        if one["kind"] not in ("accepted", "queued", "started"):
+            found[one["run_id"]].append((one["kind"], one.get("error") or one.get("reason") or ""))
     return found
 
 
@@ -123,6 +126,35 @@ def test_a_message_that_cannot_be_run_is_dead_and_its_neighbours_run(
     }
     assert all(reason for run_id in BAD for _, reason in ends(installation)[run_id])
     settled(app, installation, running)
+
+
+def test_a_task_that_a_worker_does_not_know_ends_only_what_nobody_else_holds(
+    app: Any, installation: Installation, worker: StartWorker
+) -> None:
+    """As one that is not replaced yet, while its queue is served by newer ones: it may meet what they execute."""
+    claims = Claims(installation.redis, installation.keys, 60.0)
+    held, older, ended = (claims.claim(run_id, 1, "new@x", "2026-11-22") for run_id in ("held", "older", "ended"))
+    assert isinstance(held, Lease)
+    assert isinstance(older, Lease)
+    assert isinstance(ended, Lease)
+    succeeded = event(EventKind.SUCCEEDED, "ended", worker="new@x", fence=ended.fence)
+    assert claims.finish(ended, "ended", succeeded.to_json())
+    for run_id, attempt in (("held", 1), ("older", 2), ("ended", 1), ("free", 1)):
+        head: dict[str, Any] = {**HEADERS, "task": "test.newer", "bl_attempt": attempt}
+        push(installation, run_id, GOOD, **head)
+    running = worker("default", env=ENV)
+    wait_until(lambda: ends(installation)["free"], 20)
+    client: Any = installation.redis
+    assert client.hmget(installation.keys.run("free"), "state", "attempt") == ["ended", "1"]
+    assert sorted(client.zrange(installation.keys.leases, 0, -1)) == ["held", "older"]
+    for lease in (held, older):
+        said = event(EventKind.SUCCEEDED, lease.run_id, worker="new@x", fence=lease.fence)
+        assert claims.finish(lease, "ended", said.to_json())
+    settled(app, installation, running)
+    told = {run_id: [kind for kind, _ in its] for run_id, its in ends(installation).items()}
+    assert {run_id: told[run_id] for run_id in ("held", "older", "ended", "free")} == {
+        "held": ["succeeded"], "older": ["succeeded"], "ended": ["succeeded"], "free": ["dead"],
+    }  # fmt: skip
 
 
 @pytest.mark.proof

@@ -167,20 +167,24 @@ class ExpiredLeases:
         fate = decide_lost(before, current, parks=lease.parks or parks(plain))
         again = fate if isinstance(fate, Dead) else self._next(plain, fate.attempt, server)
         if isinstance(again, Dead):
-            dead = _event(EventKind.DEAD, lease.run_id, past, current, server, again.reason)
-            if not self._finish(lease, [dead], None):
-                return
-            log.error("run_dead", run_id=lease.run_id, task=past.task, reason=again.reason)
-            if plain is not None:
-                try:
-                    commit(self._installation, [dead], lambda: True)  # who is told may look it up
-                finally:
-                    self._obituary.tell(plain, again.reason)
+            self._bury(lease, past, _event(EventKind.DEAD, lease.run_id, past, current, server, again.reason), plain)
             return
         if self._finish(lease, [lost, again.queued_event()], again):
             reach("reconcile.put_back")
             why = current.why or "stopped"
             log.warning("run_put_back", run_id=lease.run_id, task=past.task, attempt=again.attempt, reason=why)
+
+    def _bury(self, lease: _Lease, past: _Past, dead: Event, plain: bytes | None) -> None:
+        if self._redis.zscore(self._keys.index(past.queue), lease.run_id) is not None:
+            raise _WaitError("a message of it is in its queue: a retry, perhaps, of which PostgreSQL does not know yet")
+        if not self._finish(lease, [dead], None):
+            return
+        log.error("run_dead", run_id=lease.run_id, task=past.task, reason=dead.reason)
+        if plain is not None:
+            try:
+                commit(self._installation, [dead], lambda: True)  # who is told may look it up
+            finally:
+                self._obituary.tell(plain, dead.reason or "")
 
     def _message(self, run_id: str, past: _Past) -> bytes | None:
         if past.message is None:

@@ -88,7 +88,7 @@ class _Ledger:
 
     def lose(self, run_id: str, attempt: int, worker: str = "w@x", *, begun: bool = True) -> Lease:
         """A worker takes the run, begins it or not, and is never heard of again."""
-        lease = self.claims.claim(run_id, attempt, worker, utc_today().isoformat())
+        lease = self.claims.claim(run_id, attempt, worker, utc_today().isoformat(), queue="default")
         assert isinstance(lease, Lease)
         if begun:
             self.claims.begin(lease, _started(lease).to_json())
@@ -187,7 +187,6 @@ def _ask_again(ledger: _Ledger, attempt: int) -> None:
     again = message("r1", attempt=attempt)
     publish_stored(ledger.installation, [again])
     tell(ledger.installation, [accepted("r1", attempt=attempt, message=again.payload)])
-    ledger.drain()
 
 
 @pytest.mark.parametrize("parks", [False, True], ids=["three-times", "on-lost-dead"])
@@ -203,6 +202,9 @@ def test_a_retry_that_is_queued_stands_although_its_attempt_was_lost(ledger: _Le
     if parks:
         ledger.claims.park_if_lost(lease)
     _ask_again(ledger, 4)
+    ledger.round()  # before PostgreSQL knows of it
+    assert ledger.leases() == ["r1"]
+    ledger.drain()
     ledger.round()
     ledger.drain()
     assert (ledger.state("r1"), ledger.leases()) == (("queued", 4), [])
@@ -232,6 +234,7 @@ def test_a_retry_of_a_cancelled_run_is_what_the_order_ends(ledger: _Ledger, app:
     ledger.drain()
     assert cancel_run(ledger.installation, "r1", who="ann@here", app=app).how == "told"
     _ask_again(ledger, 2)
+    ledger.drain()
     ledger.round(12)
     ledger.drain()
     assert (ledger.state("r1"), ledger.leases()) == (("cancelled", 2), [])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any, Final
 
+from redis.exceptions import ResponseError
 from sqlalchemy import Connection
 
 from beatline.engine.claim import PARKS, Claims
@@ -104,31 +105,46 @@ class ExpiredLeases:
         until_ms = 0 if abandoned_only else server.now_ms
         waiting: set[str] = set()
         for _ in range(PAGES):
-            leases = self._page(until_ms, len(waiting))
+            found = self._page(until_ms, len(waiting))
+            leases = [lease for one in found if (lease := self._read(*one)) is not None]
+            waiting |= {run_id for run_id, *_ in found} - {lease.run_id for lease in leases}
             if leases:
                 with self._engine.connect() as conn:
                     pasts = _pasts(conn, [lease.run_id for lease in leases])
                 waiting |= {lease.run_id for lease in leases if not self._settled(lease, pasts, server)}
-            if len(leases) < PAGE:
+            if len(found) < PAGE:
                 break
         self._told &= waiting
 
-    def _page(self, until_ms: int, offset: int) -> list[_Lease]:
+    def _page(self, until_ms: int, offset: int) -> list[tuple[str, float, Any]]:
+        """Run ids, when their leases expired, and their records as they are: an exception where Redis cannot read one."""
         found = self._redis.zrangebyscore(self._keys.leases, "-inf", until_ms, start=offset, num=PAGE, withscores=True)
         with self._redis.pipeline(transaction=False) as pipe:
             for run_id, _ in found:
                 pipe.hmget(self._keys.run(run_id), *_RECORD)
-            records = pipe.execute()
-        return [_lease(run_id, int(score), record) for (run_id, score), record in zip(found, records, strict=True)]
+            records = pipe.execute(raise_on_error=False)
+        return [(run_id, score, record) for (run_id, score), record in zip(found, records, strict=True)]
+
+    def _read(self, run_id: str, expired_ms: float, record: Any) -> _Lease | None:
+        try:
+            return _lease(run_id, expired_ms, record)
+        except (ValueError, ArithmeticError, ResponseError) as exc:
+            self._tell(run_id, f"its record in Redis cannot be read: {exc}")
+            return None
+
+    def _tell(self, run_id: str, reason: str) -> None:
+        """Speak of a run that waits, once."""
+        if run_id not in self._told:
+            self._told.add(run_id)
+            log.error("lost_run_waits", run_id=run_id, reason=reason)
 
     def _settled(self, lease: _Lease, pasts: Mapping[str, _Past], server: Server) -> bool:
         try:
             self._settle(lease, pasts.get(lease.run_id), server)
         except (_WaitError, SecretError) as exc:
             late = 0 < lease.expired_ms < server.now_ms - TOLD_AFTER_MS or isinstance(exc, SecretError)
-            if late and lease.run_id not in self._told:
-                self._told.add(lease.run_id)
-                log.error("lost_run_waits", run_id=lease.run_id, reason=str(exc))
+            if late:
+                self._tell(lease.run_id, str(exc))
             return False
         return True
 
@@ -232,11 +248,13 @@ class ExpiredLeases:
             pipe.execute()
 
 
-def _lease(run_id: str, expired_ms: int, record: Sequence[str | None]) -> _Lease:
+def _lease(run_id: str, expired_ms: float, record: Any) -> _Lease:
+    if isinstance(record, ResponseError):
+        raise record
     state, attempt, fence, worker, begun, why, parked = record
     return _Lease(
         run_id=run_id,
-        expired_ms=expired_ms,
+        expired_ms=int(expired_ms),
         state=state,
         attempt=int(attempt or 0),
         fence=int(fence) if fence else None,

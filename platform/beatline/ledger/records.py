@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,14 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from beatline.names import Keys
+
+
+def attempt_in(said: str | None) -> int:
+    """The attempt a record says, 0 if it says none; one that no number can be read from is beyond them all."""
+    try:
+        return int(said or 0)
+    except ValueError:  # Lua writes a large one as 1e+30
+        return sys.maxsize
 
 
 def unclaimed(redis: Redis, keys: Keys, runs: Sequence[tuple[str, int]]) -> frozenset[str]:
@@ -24,5 +33,5 @@ def unclaimed(redis: Redis, keys: Keys, runs: Sequence[tuple[str, int]]) -> froz
     return frozenset(
         run_id
         for (run_id, attempt), (known, state) in zip(runs, records, strict=True)
-        if int(known or 0) < attempt and state != "leased"
+        if attempt_in(known) < attempt and state != "leased"
     )

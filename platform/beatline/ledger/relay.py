@@ -36,6 +36,7 @@ from beatline.failpoints import reach
 from beatline.ledger.apply import message_binding
 from beatline.ledger.database import sql
 from beatline.ledger.epochs import Server, look
+from beatline.ledger.records import attempt_in
 from beatline.ledger.store import mark_queued
 from beatline.logs import get_logger
 
@@ -140,7 +141,7 @@ class Relay:
         return {
             run_id
             for run_id, one, since_ms, attempt in zip(run_ids, seen, listed, claimed, strict=True)
-            if since_ms is not None or int(attempt or 0) >= one.attempt
+            if since_ms is not None or attempt_in(attempt) >= one.attempt
         }
 
     def _publish(self, run_ids: Sequence[str], server: Server) -> None:

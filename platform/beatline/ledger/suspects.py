@@ -22,6 +22,7 @@ from beatline.clock import utc_now
 from beatline.engine.index import CALL, Index, Waiting
 from beatline.engine.messages import MAX_PRIORITY, list_key
 from beatline.ledger.database import sql
+from beatline.ledger.records import attempt_in
 from beatline.ledger.stream import measure
 
 if TYPE_CHECKING:
@@ -127,4 +128,4 @@ class _Search:
 
 def _is_over(row: Any, attempt: str | None, state: str | None) -> bool:
     """Whether Redis remembers that the attempt ended: what that came to is on its way."""
-    return int(attempt or 0) >= row.attempt and state != "leased"
+    return attempt_in(attempt) >= row.attempt and state != "leased"

@@ -335,6 +335,25 @@ def test_a_run_that_nobody_knows_holds_up_nobody(ledger: _Ledger) -> None:
     assert len(ledger.leases()) == 150
 
 
+def test_a_record_that_cannot_be_read_holds_up_nobody(ledger: _Ledger, caplog: pytest.LogCaptureFixture) -> None:
+    redis: Any = ledger.installation.redis
+    keys = ledger.installation.keys
+    tell(ledger.installation, [accepted(run_id) for run_id in ("attempt", "fence", "kind", "score", "zz")])
+    for run_id in ("attempt", "fence", "kind", "score", "zz"):
+        ledger.lose(run_id, 1)
+    redis.hset(keys.run("attempt"), "attempt", "1e+30")
+    redis.hset(keys.run("fence"), "fence", "first")
+    redis.delete(keys.run("kind"))
+    redis.set(keys.run("kind"), "no record", ex=600)
+    redis.zadd(keys.leases, {"score": "-inf"})
+    ledger.drain()
+    ledger.round(12)
+    assert ledger.queued() == [("zz", 2)]
+    assert sorted(ledger.leases()) == ["attempt", "fence", "kind", "score"]
+    told = [one.getMessage() for one in caplog.records if one.getMessage().startswith("lost_run_waits")]
+    assert len(told) == 4, "each is spoken of once"
+
+
 def test_a_lease_whose_record_is_forgotten_is_settled_from_postgresql(ledger: _Ledger) -> None:
     """No recorder ran for longer than a record lives."""
     tell(ledger.installation, [accepted("r1"), accepted("r2")])

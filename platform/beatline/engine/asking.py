@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from beatline.clock import monotonic_s
 from beatline.engine import headers as h
 from beatline.engine.doubt import DOUBTED_AGE_MS, Fate, Standing, Vouched, fate_of, sent_ms, was_redelivered
-from beatline.engine.messages import parked_key
+from beatline.engine.messages import epoch_of, parked_key
 from beatline.installation import connect_redis
 from beatline.logs import get_logger
 from beatline.secrets import mask_urls
@@ -242,10 +242,10 @@ def _doubtful(payloads: Iterable[str], question: Question) -> Iterator[str]:
             message = json.loads(payload)
             head = message["headers"]
             sent = sent_ms(head, redelivered=was_redelivered(head, message["properties"]["delivery_info"]))
-            epoch = int(head.get(h.EPOCH) or 0)
+            epoch = epoch_of(head)
             if sent is not None and (sent < question.before_ms or epoch not in (0, question.epoch)):
                 yield str(head[h.RUN_ID])
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue  # its claim will say what is wrong with it
 
 

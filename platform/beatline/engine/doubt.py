@@ -20,7 +20,8 @@ DOUBTED_AGE_MS: Final = 23 * 3600 * 1000
 CLOCKS_MS: Final = 5_000
 """How far a sender's clock may be ahead of Redis's. What was sent so long after an epoch began is asked about too: that
 costs a question, while one question too few costs a run that is executed twice."""
-_LATEST_MS: Final = 253_402_300_799_000  # the end of the year 9999: beyond it numbers lose their milliseconds in Lua
+LATEST_S: Final = 253_402_300_799
+"""The end of the year 9999: beyond it numbers lose their milliseconds in Lua."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,11 @@ def sent_ms(head: Mapping[str, Any], *, redelivered: bool) -> int | None:
     if h.PUBLISHED not in head:
         return 0 if redelivered or head.get(h.V) else None
     said = head[h.PUBLISHED]
-    if isinstance(said, bool) or not isinstance(said, int | float) or not math.isfinite(said):
+    if isinstance(said, bool) or not isinstance(said, int | float):
         return 0
-    return max(0, min(int(said * 1000), _LATEST_MS))
+    if isinstance(said, float) and not math.isfinite(said):
+        return 0
+    return int(max(0, min(said, LATEST_S)) * 1000)  # bounded first: what is too large for a float raises
 
 
 def was_redelivered(head: Mapping[str, Any], delivery: Mapping[str, Any]) -> bool:

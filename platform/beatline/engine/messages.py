@@ -16,12 +16,15 @@ from uuid import uuid4
 
 from beatline.clock import utc_now
 from beatline.engine import headers as h
+from beatline.engine.doubt import LATEST_S
 from beatline.errors import BeatlineError, MessageTooLargeError
 from beatline.ledger.events import MESSAGE_LIMIT_BYTES, SHOWN_CHARS, Event, storable
 from beatline.ledger.states import EventKind
 from beatline.names import Keys
 
 MAX_PRIORITY: Final = 9
+_INT32: Final = 2**31 - 1
+"""The highest number of an attempt that PostgreSQL has room for; and beyond 2**53 a number changes in Redis's scripts."""
 STEPS: Final = (0, 3, 6, 9)
 """kombu's priority steps: one list each; its list 0 is read first."""
 SEPARATOR: Final = "\x06\x16"
@@ -109,8 +112,8 @@ class StoredMessage:
                 priority=priority_of(properties) or 0,
                 payload=payload,
             )
-        except (KeyError, TypeError) as exc:
-            raise ValueError(f"not a message of Beatline's: {exc!r} is missing") from exc
+        except (KeyError, TypeError, OverflowError) as exc:
+            raise ValueError(f"not a message of Beatline's: {exc!r}") from exc
 
     def queued_event(self, worker: str | None = None) -> Event:
         """What the ledger is told when this message has been put into its queue."""
@@ -189,7 +192,7 @@ def accepted_event(message: Mapping[str, Any], queue: str, payload: str) -> Even
         run_id=head[h.RUN_ID],
         attempt=attempt_of(head),
         day=head.get(h.DAY) or utc_now().date().isoformat(),
-        at=head.get(h.PUBLISHED) or utc_now().timestamp(),
+        at=_sent_at(head),
         task=head[h.TASK],
         queue=queue,
         args_shown=_shown(head.get("argsrepr")),
@@ -216,13 +219,41 @@ def now_ms() -> int:
 
 
 def attempt_of(head: Mapping[str, Any]) -> int:
-    """Which attempt a message asks for; a stock producer's is told by its count of retries."""
-    return int(head.get(h.ATTEMPT) or (int(head.get("retries") or 0) + 1))
+    """Which attempt a message asks for; a stock producer's is told by its count of retries.
+
+    Raises ValueError or TypeError if that is no number an attempt can have.
+    """
+    if head.get(h.ATTEMPT):
+        return _whole(h.ATTEMPT, head[h.ATTEMPT], 1)
+    return _whole("retries", head.get("retries") or 0, 0, _INT32 - 1) + 1
+
+
+def epoch_of(head: Mapping[str, Any]) -> int:
+    """The epoch a message's sender knew, 0 if none. Raises ValueError or TypeError if it is no number of one."""
+    return _whole(h.EPOCH, head.get(h.EPOCH) or 0, 0)
 
 
 def is_run(head: object) -> bool:
     """Whether these are the headers of a task's message, and not of remote control or of an event."""
     return isinstance(head, Mapping) and h.RUN_ID in head and h.TASK in head
+
+
+def _whole(name: str, said: Any, least: int, most: int = _INT32) -> int:
+    # JSON knows no infinity, but Python reads one from 1e999.
+    try:
+        number = int(said)
+    except OverflowError as exc:
+        raise ValueError(f"{name} is no number") from exc
+    if not least <= number <= most:
+        raise ValueError(f"{name} is no whole number from {least} to {most}")
+    return number
+
+
+def _sent_at(head: Mapping[str, Any]) -> float:
+    said = head.get(h.PUBLISHED) or utc_now().timestamp()
+    if type(said) not in (int, float) or not 0 <= said <= LATEST_S:
+        raise ValueError(f"{h.PUBLISHED} is no time")
+    return float(said)
 
 
 def _shown(text: object) -> str | None:

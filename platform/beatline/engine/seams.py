@@ -15,6 +15,7 @@ __all__ = [
     "Channel",
     "Chord",
     "Connection",
+    "Consumer",
     "ExceptionWithTraceback",
     "Group",
     "Logging",
@@ -156,6 +157,15 @@ if TYPE_CHECKING:
 
         def as_uri(self, include_password: bool = False, **options: Any) -> str: ...
 
+    class Consumer:
+        """celery.worker.consumer.Consumer"""
+
+        connection_errors: tuple[type[BaseException], ...]
+        channel_errors: tuple[type[BaseException], ...]
+
+        def create_task_handler(self, **options: Any) -> Callable[[Any], Any]: ...
+        def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None: ...
+
     class ExceptionWithTraceback(Exception):
         """billiard.einfo.ExceptionWithTraceback: how a pool brings an exception home"""
 
@@ -218,6 +228,7 @@ else:
     from celery.backends.redis import RedisBackend
     from celery.bootsteps import StartStopStep
     from celery.result import AsyncResult
+    from celery.worker.consumer import Consumer
     from celery.worker.request import Request
     from kombu import Connection
     from kombu.transport.redis import Channel, Transport

@@ -33,7 +33,7 @@ from beatline.engine.doubt import sent_ms, was_redelivered
 from beatline.engine.doubts import Doubtful, doubts_of
 from beatline.engine.held import End
 from beatline.engine.lease import LeaseKeeper
-from beatline.engine.messages import accepted_event, attempt_of, is_run
+from beatline.engine.messages import accepted_event, attempt_of, epoch_of, is_run
 from beatline.engine.obituary import tell_cancelled
 from beatline.engine.orders import Order
 from beatline.engine.putting_off import put_off
@@ -180,14 +180,14 @@ def _read(message: Any) -> _Wanted:
         return _Wanted(
             run_id=check_run_id(head[h.RUN_ID]),
             task=str(head[h.TASK]),
-            attempt=max(1, attempt_of(head)),
+            attempt=attempt_of(head),
             day=date.fromisoformat(head.get(h.DAY) or utc_now().date().isoformat()).isoformat(),
-            epoch=max(0, int(head.get(h.EPOCH) or 0)),
+            epoch=epoch_of(head),
             queue=_queue_of(message),
             accepted=accepted,
             sent_ms=sent,
         )
-    except (ValueError, TypeError, KeyError, DecodeError, ContentDisallowed, NameRefusedError) as exc:
+    except (ValueError, TypeError, KeyError, ArithmeticError, DecodeError, ContentDisallowed, NameRefusedError) as exc:
         raise InvalidTaskError(safe_repr(exc)) from exc
 
 

@@ -201,7 +201,7 @@ def _bury(consumer: Any, message: Any, reason: str) -> None:
     delivery: dict[str, Any] = message.delivery_info or {}
     try:
         run_id = check_run_id(head[h.RUN_ID])
-        attempt = max(1, attempt_of(head))
+        attempt = attempt_of(head)
         day = date.fromisoformat(head.get(h.DAY) or utc_now().date().isoformat()).isoformat()
     except (KeyError, TypeError, ValueError, NameRefusedError) as exc:
         log.error("message_dropped", reason=reason, unreadable=safe_repr(exc), headers=safe_repr(head)[:SHOWN_CHARS])

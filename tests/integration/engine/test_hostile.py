@@ -90,7 +90,7 @@ def push(
 
 
 GOOD = '[[1, 2], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
-HEADERS = {"bl_v": 1, "bl_attempt": 1, "bl_day": "2026-11-22"}
+HEADERS: dict[str, Any] = {"bl_v": 1, "bl_attempt": 1, "bl_day": "2026-11-22"}
 BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "not-json": ("{", HEADERS),
     "short-body": ("[[], {}]", HEADERS),
@@ -100,10 +100,20 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "eta": (GOOD, {**HEADERS, "eta": "tomorrow"}),
     "far-eta": (GOOD, {**HEADERS, "eta": "9999-12-31T23:59:59-14:00"}),
     "expires": (GOOD, {**HEADERS, "expires": "never"}),
+    "epoch": (GOOD, {**HEADERS, "bl_epoch": float("inf")}),
+    "early-epoch": (GOOD, {**HEADERS, "bl_epoch": -1}),
+    "stock-time": (GOOD, {"bl_published": 1e306}),
+    "stock-digits": (GOOD, {"bl_published": 10**400}),
+    "no-name": (GOOD, {**HEADERS, "task": []}),
     "far-priority": (GOOD, {**HEADERS, "eta": "2999-12-31T00:00:00+00:00", "priority": "high"}),
 }
 UNREADABLE: dict[str, tuple[object, dict[str, Any]]] = {
     "attempt": ("bad-attempt", {**HEADERS, "bl_attempt": "x"}),
+    "far-attempt": ("far-attempt", {**HEADERS, "bl_attempt": 1e30}),
+    "no-attempt": ("no-attempt", {**HEADERS, "bl_attempt": float("inf")}),
+    "digits": ("digits", {**HEADERS, "bl_attempt": 10**400}),
+    "retries": ("retries", {"retries": float("inf")}),
+    "nameless": ([], {**HEADERS, "task": "nowhere.at_all"}),
     "day": ("bad-day", {**HEADERS, "bl_day": "someday"}),
     "number": (17, HEADERS),
     "control": ("a\nb", HEADERS),
@@ -155,6 +165,16 @@ def test_a_task_that_a_worker_does_not_know_ends_only_what_nobody_else_holds(
     assert {run_id: told[run_id] for run_id in ("held", "older", "ended", "free")} == {
         "held": ["succeeded"], "older": ["succeeded"], "ended": ["succeeded"], "free": ["dead"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("published", [1e306, 10**400, float("inf")], ids=["late", "digits", "infinite"])
+def test_a_message_that_says_an_impossible_time_runs(
+    app: Any, installation: Installation, worker: StartWorker, published: float
+) -> None:
+    running = worker("default", env=ENV)
+    push(installation, "timeless", GOOD, **HEADERS, bl_published=published)
+    wait_until(lambda: [kind for kind, _ in ends(installation)["timeless"]] == ["succeeded"], 20)
+    settled(app, installation, running)
 
 
 @pytest.mark.proof

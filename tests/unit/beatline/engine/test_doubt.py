@@ -26,6 +26,8 @@ from beatline.engine.doubt import DOUBTED_AGE_MS, Fate, Standing, fate_of, sent_
         ({"bl_v": 1, "bl_published": float("inf")}, False, 0),
         ({"bl_v": 1, "bl_published": -5.0}, False, 0),
         ({"bl_v": 1, "bl_published": 1e300}, False, 253_402_300_799_000),
+        ({"bl_v": 1, "bl_published": 1e306}, False, 253_402_300_799_000),
+        ({"bl_v": 1, "bl_published": 10**400}, False, 253_402_300_799_000),
     ],
 )
 def test_when_a_message_was_sent(head: dict[str, Any], redelivered: bool, sent: int | None) -> None:

@@ -13,6 +13,7 @@ from beatline.engine.messages import (
     StoredMessage,
     accepted_event,
     attempt_of,
+    epoch_of,
     list_key,
     list_names,
     new_message,
@@ -82,6 +83,7 @@ def test_a_stock_producer_s_attempt_is_told_by_its_retries() -> None:
     assert attempt_of({"retries": 2}) == 3
     assert attempt_of({"retries": 2, h.ATTEMPT: 7}) == 7
     assert attempt_of({}) == 1
+    assert attempt_of({"retries": 2**31 - 2}) == 2**31 - 1
 
 
 @pytest.mark.parametrize(
@@ -92,3 +94,18 @@ def test_a_stock_producer_s_priority_costs_the_ledger_no_event(given: object, pr
     read = json.loads(message().payload)
     read["properties"]["priority"] = given
     assert accepted_event(read, "default", json.dumps(read)).priority == priority
+
+
+@pytest.mark.parametrize("said", [float("inf"), float("nan"), 1e30, 10**400, -1, 2**31, "x"])
+def test_a_number_that_nobody_can_keep_is_refused(said: object) -> None:
+    head = {h.RUN_ID: "r1", h.TASK: "test.add", h.DAY: "2026-11-22"}
+    for name, read in ((h.ATTEMPT, attempt_of), ("retries", attempt_of), (h.EPOCH, epoch_of)):
+        with pytest.raises(ValueError, match=r"number|int|integer"):
+            read({**head, name: said})
+
+
+def test_a_message_with_an_infinite_number_is_none_of_beatline_s() -> None:
+    payload = json.loads(message().payload)
+    payload["properties"]["priority"] = float("inf")
+    with pytest.raises(ValueError, match="not a message"):
+        StoredMessage.parse(json.dumps(payload))

@@ -19,6 +19,7 @@ __all__ = [
     "ExceptionWithTraceback",
     "Group",
     "Logging",
+    "Message",
     "RedisBackend",
     "RedisQoS",
     "Request",
@@ -109,6 +110,13 @@ if TYPE_CHECKING:
         connection_class_ssl: type
         qos: Any
         QoS: type
+        Message: type
+        client: Any
+        connection: Any
+        connection_errors: tuple[type[BaseException], ...]
+        sep: str
+        _queue_cycle: Any
+        _in_poll: Any
 
         def basic_consume(
             self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **options: Any
@@ -119,6 +127,14 @@ if TYPE_CHECKING:
         def _q_for_pri(self, queue: str, pri: int) -> str: ...
         def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None: ...
         def _purge(self, queue: str) -> int: ...
+        def _brpop_read(self, **options: Any) -> bool: ...
+        def _deliver_fanout_message(self, message: Any, exchange: str) -> Any: ...
+        def _flush_brpop_reauth(self) -> None: ...
+
+    class Message:
+        """kombu.transport.virtual.base.Message"""
+
+        def __init__(self, payload: Any, channel: Any = None, **options: Any) -> None: ...
 
     class VirtualQoS:
         """kombu.transport.virtual.base.QoS: deliveries that are open, in memory"""
@@ -233,4 +249,5 @@ else:
     from kombu import Connection
     from kombu.transport.redis import Channel, Transport
     from kombu.transport.redis import QoS as RedisQoS
+    from kombu.transport.virtual.base import Message
     from kombu.transport.virtual.base import QoS as VirtualQoS

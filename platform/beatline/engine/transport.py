@@ -13,14 +13,17 @@ message needs neither: its lease tells that it is being worked on, and the ledge
 from __future__ import annotations
 
 from collections.abc import Callable
+from queue import Empty
 from typing import Any, Final
 
 import redis
+from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
+from redis.exceptions import RedisError
 
 from beatline.clock import utc_now
 from beatline.engine import headers as h
-from beatline.engine import seams
+from beatline.engine import seams, unreadable
 from beatline.engine.delay import waits
 from beatline.engine.hurry import hurrying
 from beatline.engine.messages import (
@@ -35,7 +38,10 @@ from beatline.engine.messages import (
 from beatline.failpoints import reach
 from beatline.ledger.events import FIELD, Event
 from beatline.ledger.states import EventKind
+from beatline.logs import get_logger
 from beatline.names import index_name
+
+log = get_logger(__name__)
 
 SETTLED: Final = "settled"
 """The attribute of a message that needs no booking: its attempt was claimed, or is not to run."""
@@ -117,6 +123,7 @@ class Channel(seams.Channel):
     """
 
     QoS = QoS
+    Message = unreadable.Message
 
     # A caller of `.delay()` waits for what goes over these; a worker that consumes is in no hurry.
     connection_class = hurrying(redis.Connection)
@@ -151,6 +158,45 @@ class Channel(seams.Channel):
         if message is not None and not no_ack:
             self.qos.settle(message)
         return message
+
+    def _brpop_read(self, **options: Any) -> bool:
+        """kombu's own, step by step, but what was popped and is no message is refused instead of raising."""
+        try:
+            try:
+                answer = self.client.parse_response(self.client.connection, "BRPOP", **options)
+            except self.connection_errors:
+                self.client.connection.disconnect()  # so that the next round makes it anew
+                raise
+            if not answer:
+                raise Empty
+            list_name, item = answer
+            queue: str = bytes_to_str(list_name).rsplit(self.sep, 1)[0]
+            self._queue_cycle.rotate(queue)
+            try:
+                self.connection._deliver(unreadable.read(item), queue)
+            except unreadable.UnreadableError as exc:
+                self._refuse(item, queue, str(exc))
+            return True
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+
+    def _deliver_fanout_message(self, message: Any, exchange: str) -> Any:
+        try:
+            return super()._deliver_fanout_message(message, exchange)
+        except unreadable.UnreadableError as exc:  # remote control, which nobody keeps
+            log.error("broadcast_refused", exchange=exchange, reason=str(exc))
+            return True
+
+    def _refuse(self, item: bytes | str, queue: str, reason: str) -> None:
+        """Tell the ledger of what is no message, for it lies nowhere any more; never raises on Redis's account."""
+        size = len(item)
+        log.error("message_unreadable", queue=queue, size_bytes=size, reason=reason)
+        try:
+            with self.conn_or_acquire() as client:
+                client.xadd(self.beatline_events, {FIELD: unreadable.entry(item, queue, reason)})
+        except (RedisError, OSError) as exc:
+            log.error("unreadable_message_not_kept", queue=queue, size_bytes=size, error=str(exc))
 
     def _get_message_priority(self, message: dict[str, Any], reverse: bool = False) -> int:
         given: int = super()._get_message_priority(message, reverse=reverse)

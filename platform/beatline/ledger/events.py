@@ -19,6 +19,8 @@ TRACEBACK_CHARS: Final = 2000
 FIELD: Final = "e"
 """The field of a stream entry that holds the JSON."""
 
+_UNREADABLE: Final = "unreadable"
+"""The field of an entry that is no event, but tells of what is no message: why it is none."""
 _CUTTABLE: Final = ("traceback", "error", "result", "reason", "args_shown", "kwargs_shown")
 
 
@@ -95,7 +97,7 @@ class Event:
             said["kind"] = EventKind(given["kind"])
             return cls(**said)
         except (KeyError, TypeError) as exc:
-            raise ValueError(f"not an event: {exc}") from exc
+            raise ValueError(str(given.get(_UNREADABLE) or f"not an event: {exc}")) from exc
 
 
 _NAMES: Final = frozenset(f.name for f in fields(Event))
@@ -108,6 +110,11 @@ def late(end: Event) -> Event:
 
 
 _FIELDS: Final = tuple(f.name for f in fields(Event))
+
+
+def unreadable_entry(text: str, queue: str, reason: str) -> str:
+    """An entry that every recorder refuses for this reason, and keeps with its text sealed as a message is."""
+    return json.dumps({_UNREADABLE: reason, "queue": queue, "message": text})
 
 
 def storable(text: str, limit: int) -> str:

@@ -13,10 +13,10 @@ import pytest
 from beatline.engine.claim import Claims, Lease
 from beatline.engine.messages import list_key
 from beatline.installation import Installation
-from beatline.ledger.events import FIELD
+from beatline.ledger.events import FIELD, MESSAGE_LIMIT_BYTES
 from beatline.ledger.states import EventKind
 from support import run_tasks
-from support.ledger import event
+from support.ledger import event, rows
 from support.processes import Spawned, StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -174,6 +174,70 @@ def test_a_message_that_says_an_impossible_time_runs(
     running = worker("default", env=ENV)
     push(installation, "timeless", GOOD, **HEADERS, bl_published=published)
     wait_until(lambda: [kind for kind, _ in ends(installation)["timeless"]] == ["succeeded"], 20)
+    settled(app, installation, running)
+
+
+SECRET = "hunter2"
+NO_MESSAGES: dict[str, bytes] = {
+    "cut-off": b'{"headers": {"password": "hunter2"',
+    "no-text": b"\xff\xfe hunter2",
+    "deep": b"[" * 100_000,
+    "list": b'["hunter2"]',
+    "number": b"17",
+    "no-properties": b'{"headers": {"id": "r"}, "body": "hunter2"}',
+    "no-tag": b'{"body": "", "properties": {"hunter2": 1}}',
+    "list-as-tag": b'{"body": "", "properties": {"delivery_tag": ["hunter2"]}}',
+    "list-as-headers": b'{"body": "", "properties": {"delivery_tag": "t1"}, "headers": ["hunter2"]}',
+    "text-as-delivery": b'{"body": "", "properties": {"delivery_tag": "t1", "delivery_info": "hunter2"}}',
+    "not-base64": b'{"properties": {"delivery_tag": "t2", "body_encoding": "base64"}, "body": "hunter2"}',
+    "strange-encoding": b'{"properties": {"delivery_tag": "t3", "body_encoding": ["hunter2"]}, "body": "x"}',
+    "no-body": b'{"properties": {"delivery_tag": "t4"}, "headers": {"id": "r", "task": "hunter2"}}',
+    "number-as-body": b'{"properties": {"delivery_tag": "t5"}, "headers": {"id": "r", "task": "hunter2"}, "body": 5}',
+    "strange-type": b'{"__type__": "hunter2", "__value__": 1}',
+}  # fmt: skip
+
+
+def test_what_is_no_message_is_kept_sealed_with_a_reason_and_the_worker_goes_on(
+    app: Any, installation: Installation, worker: StartWorker, recorder: StartProcess
+) -> None:
+    running = worker("default", env=ENV)
+    redis: Any = installation.redis
+    for item in NO_MESSAGES.values():
+        redis.lpush(installation.keys.queue("default"), item)
+    redis.lpush(installation.keys.queue("default"), b"x" * (MESSAGE_LIMIT_BYTES + 5))
+    settled(app, installation, running)
+    recorder()
+
+    def kept() -> list[dict[str, Any]]:
+        with installation.engine.connect() as conn:
+            return rows(conn, "parked_events")
+
+    wait_until(lambda: len(kept()) == len(NO_MESSAGES) + 1, 20)
+    for row in kept():
+        assert row["reason"].startswith("what lay in the queue default is no message (")
+        assert SECRET not in row["payload"] + row["reason"]
+    sealed = {row["stream_id"]: json.loads(row["payload"])["message"] for row in kept()}
+    opened = {
+        json.loads(installation.keyring.decrypt(base64.b64decode(text), bound_to=f"event:{stream_id}"))
+        for stream_id, text in sealed.items()
+    }
+    assert opened == {item.decode("utf-8", "backslashreplace") for item in NO_MESSAGES.values()} | {
+        "x" * MESSAGE_LIMIT_BYTES
+    }
+    assert running.output().count("message_unreadable") == len(NO_MESSAGES) + 1
+    assert SECRET not in running.output()
+
+
+def test_what_is_no_message_and_cannot_be_kept_is_spoken_of(
+    app: Any, installation: Installation, worker: StartWorker
+) -> None:
+    running = worker("default", env=ENV)
+    redis: Any = installation.redis
+    redis.delete(installation.keys.events)
+    redis.set(installation.keys.events, "no stream")
+    redis.lpush(installation.keys.queue("default"), "{")
+    running.wait_for("unreadable_message_not_kept.*WRONGTYPE")
+    redis.delete(installation.keys.events)
     settled(app, installation, running)
 
 

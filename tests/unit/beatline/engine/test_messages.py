@@ -106,6 +106,6 @@ def test_a_number_that_nobody_can_keep_is_refused(said: object) -> None:
 
 def test_a_message_with_an_infinite_number_is_none_of_beatline_s() -> None:
     payload = json.loads(message().payload)
-    payload["properties"]["priority"] = float("inf")
+    payload["headers"][h.ATTEMPT] = float("inf")
     with pytest.raises(ValueError, match="not a message"):
         StoredMessage.parse(json.dumps(payload))

@@ -63,7 +63,7 @@ def defaults() -> dict[str, Any]:
         # Stopping lets a running task end within this time, then requeues it.
         "worker_soft_shutdown_timeout": 8.0,
         "worker_enable_soft_shutdown_on_idle": True,
-        # Ours: no message, whatever stands in it, ends a worker.
+        # Ours: no message, whatever stands in it, ends a worker, and none's arguments are logged.
         "worker_consumer": "beatline.engine.consumer:Consumer",
         # Ours: a run's context on every line, secrets masked.
         "worker_hijack_root_logger": False,

@@ -21,7 +21,6 @@ from celery.exceptions import InvalidTaskError
 from celery.utils.saferepr import saferepr
 from celery.worker import strategy as celery_strategy
 from kombu.exceptions import ContentDisallowed, DecodeError
-from kombu.utils.encoding import safe_repr
 from kombu.utils.json import dumps
 from redis.exceptions import RedisError
 
@@ -38,7 +37,7 @@ from beatline.engine.obituary import tell_cancelled
 from beatline.engine.orders import Order
 from beatline.engine.putting_off import put_off
 from beatline.engine.request import ClaimedMessage, Limits, attempt_event
-from beatline.engine.worker import keeper_of, settings_of
+from beatline.engine.worker import keeper_of, settings_of, what_went_wrong
 from beatline.errors import NameRefusedError
 from beatline.failpoints import reach
 from beatline.ledger.events import MESSAGE_LIMIT_BYTES
@@ -143,12 +142,14 @@ def _bury_if_it_fails(claim: ClaimedMessage, task: str, call: Callable[..., Any]
         return call(*args, **options)
     except Exception as exc:
         if claim.keeper.holds(claim.lease):
-            dead = attempt_event(claim, task, EventKind.DEAD, reason=f"its message cannot be run: {safe_repr(exc)}")
+            dead = attempt_event(
+                claim, task, EventKind.DEAD, reason=f"its message cannot be run: {what_went_wrong(exc)}"
+            )
             claim.keeper.finish(End(claim.lease, "ended", dead))
         if isinstance(exc, InvalidTaskError | ContentDisallowed | DecodeError):
             raise
         log.exception("message_cannot_be_run", run_id=claim.lease.run_id)
-        raise InvalidTaskError(safe_repr(exc)) from exc
+        raise InvalidTaskError(what_went_wrong(exc)) from exc
 
 
 def _claim(keeper: LeaseKeeper, wanted: _Wanted, worker: str, known: Known | None) -> Claimed:
@@ -188,7 +189,7 @@ def _read(message: Any) -> _Wanted:
             sent_ms=sent,
         )
     except (ValueError, TypeError, KeyError, ArithmeticError, DecodeError, ContentDisallowed, NameRefusedError) as exc:
-        raise InvalidTaskError(safe_repr(exc)) from exc
+        raise InvalidTaskError(what_went_wrong(exc)) from exc
 
 
 def _queue_of(message: Any) -> str:

@@ -199,7 +199,10 @@ class Channel(seams.Channel):
             log.error("unreadable_message_not_kept", queue=queue, size_bytes=size, error=str(exc))
 
     def _get_message_priority(self, message: dict[str, Any], reverse: bool = False) -> int:
-        given: int = super()._get_message_priority(message, reverse=reverse)
+        try:
+            given: int = super()._get_message_priority(message, reverse=reverse)
+        except OverflowError:  # an infinite one
+            given = 0
         return given if self.beatline_low_first else MAX_PRIORITY - given
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:

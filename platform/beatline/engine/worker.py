@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from billiard.process import current_process
 from celery import current_app, signals
+from kombu.exceptions import DecodeError
 from kombu.utils.encoding import safe_repr
 from redis.exceptions import RedisError
 
@@ -189,7 +190,14 @@ def _bury_unknown(sender: Any, message: Any, name: str, **_: Any) -> None:
 
 def _bury_rejected(sender: Any, message: Any, exc: BaseException | None, **_: Any) -> None:
     if not hasattr(message, "claimed"):  # else the strategy has ended the run
-        _bury(sender, message, f"its message cannot be run: {safe_repr(exc)}")
+        _bury(sender, message, f"its message cannot be run: {what_went_wrong(exc)}")
+
+
+def what_went_wrong(exc: BaseException | None) -> str:
+    """An exception for people. The repr of one that could not decode a body holds that body, so it shows its text."""
+    if isinstance(exc, DecodeError | UnicodeError):
+        return f"{type(exc).__name__}: {exc}"
+    return safe_repr(exc)
 
 
 def _bury(consumer: Any, message: Any, reason: str) -> None:
@@ -204,7 +212,8 @@ def _bury(consumer: Any, message: Any, reason: str) -> None:
         attempt = attempt_of(head)
         day = date.fromisoformat(head.get(h.DAY) or utc_now().date().isoformat()).isoformat()
     except (KeyError, TypeError, ValueError, NameRefusedError) as exc:
-        log.error("message_dropped", reason=reason, unreadable=safe_repr(exc), headers=safe_repr(head)[:SHOWN_CHARS])
+        names = sorted(map(str, head))
+        log.error("message_dropped", reason=reason, unreadable=safe_repr(exc)[:SHOWN_CHARS], headers=names)
         return
     event = Event(
         kind=EventKind.DEAD,

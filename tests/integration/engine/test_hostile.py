@@ -21,6 +21,7 @@ from support.processes import Spawned, StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
 
+SECRET = "hunter2"
 ENV = {"PYTHONPATH": str(Path(run_tasks.__file__).parents[1])}
 
 
@@ -78,13 +79,26 @@ def push(
     """A message as somebody writes it who knows the format, and not what may stand in it."""
     headers = {"id": run_id, "task": "test.add", "lang": "py", "retries": 0, "timelimit": [None, None], **head}
     message = {
-        "body": base64.b64encode(body.encode()).decode(),
+        "body": base64.b64encode(body.encode("latin-1")).decode(),
         "content-encoding": "utf-8",
         "content-type": content_type,
         "headers": headers,
         "properties": {"correlation_id": run_id, "delivery_mode": 2, "delivery_tag": f"tag-{run_id!r}",
                        "priority": priority,
                        "delivery_info": {"exchange": "", "routing_key": "default"}, "body_encoding": "base64"},
+    }  # fmt: skip
+    installation.redis.lpush(list_key(installation.keys, "default", 0), json.dumps(message))
+
+
+def push_protocol_1(installation: Installation, body: str) -> None:
+    """A message that says nothing in its headers, but all in its body."""
+    message = {
+        "body": base64.b64encode(body.encode("latin-1")).decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"x-token": SECRET},
+        "properties": {"delivery_tag": body, "delivery_info": {"exchange": "", "routing_key": "default"},
+                       "body_encoding": "base64"},
     }  # fmt: skip
     installation.redis.lpush(list_key(installation.keys, "default", 0), json.dumps(message))
 
@@ -177,7 +191,6 @@ def test_a_message_that_says_an_impossible_time_runs(
     settled(app, installation, running)
 
 
-SECRET = "hunter2"
 NO_MESSAGES: dict[str, bytes] = {
     "cut-off": b'{"headers": {"password": "hunter2"',
     "no-text": b"\xff\xfe hunter2",
@@ -239,6 +252,31 @@ def test_what_is_no_message_and_cannot_be_kept_is_spoken_of(
     running.wait_for("unreadable_message_not_kept.*WRONGTYPE")
     redis.delete(installation.keys.events)
     settled(app, installation, running)
+
+
+def test_no_argument_of_a_message_that_cannot_be_run_is_logged_or_recorded(
+    app: Any, installation: Installation, worker: StartWorker
+) -> None:
+    running = worker("default", env=ENV)
+    secret = f'[[], {{"password": "{SECRET}"}}, {{}}]'
+    shown = {"kwargsrepr": f"{{'password': '{SECRET}'}}", "x-token": SECRET}
+    app.send_task("shop.typo", kwargs={"password": SECRET}, task_id="typo", queue="default")
+    push(installation, "stock-typo", secret, task="shop.typo", **shown)
+    push(installation, "invalid", secret, **HEADERS, **shown, eta="tomorrow")
+    push(installation, "not-text", f"\xff{SECRET}", **HEADERS, **shown)
+    push(installation, "stock-not-text", f"\xff{SECRET}", **shown)
+    push(installation, "no-task", secret, task=None, **shown)
+    push(installation, "day", secret, **{**HEADERS, "bl_day": "someday"}, **shown)
+    push_protocol_1(installation, f'{{"password": "{SECRET}"}}')
+    push_protocol_1(installation, f"\xff{SECRET}")
+    runs = ("typo", "stock-typo", "invalid", "not-text", "stock-not-text", "no-task")
+    wait_until(lambda: all(ends(installation)[run_id] for run_id in runs), 20)
+    settled(app, installation, running)
+    assert SECRET not in running.output()
+    assert SECRET not in json.dumps(ends(installation))
+    for told in ("Received unregistered task", "Received invalid task message", "message_dropped",
+                 "message_not_decoded", "unknown message"):  # fmt: skip
+        assert told in running.output()
 
 
 @pytest.mark.proof

@@ -119,7 +119,6 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "stock-time": (GOOD, {"bl_published": 1e306}),
     "stock-digits": (GOOD, {"bl_published": 10**400}),
     "no-name": (GOOD, {**HEADERS, "task": []}),
-    "far-priority": (GOOD, {**HEADERS, "eta": "2999-12-31T00:00:00+00:00", "priority": "high"}),
 }
 UNREADABLE: dict[str, tuple[object, dict[str, Any]]] = {
     "attempt": ("bad-attempt", {**HEADERS, "bl_attempt": "x"}),
@@ -179,6 +178,16 @@ def test_a_task_that_a_worker_does_not_know_ends_only_what_nobody_else_holds(
     assert {run_id: told[run_id] for run_id in ("held", "older", "ended", "free")} == {
         "held": ["succeeded"], "older": ["succeeded"], "ended": ["succeeded"], "free": ["dead"],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("priority", ["high", float("inf")])
+def test_a_message_with_no_priority_waits_for_its_time_like_any_other(
+    app: Any, installation: Installation, worker: StartWorker, priority: object
+) -> None:
+    running = worker("default", env=ENV)
+    push(installation, "far", GOOD, **HEADERS, eta="2999-12-31T00:00:00+00:00", priority=priority)
+    wait_until(lambda: [kind for kind, _ in ends(installation)["far"]] == ["returned"], 20)
+    settled(app, installation, running)
 
 
 @pytest.mark.parametrize("published", [1e306, 10**400, float("inf")], ids=["late", "digits", "infinite"])

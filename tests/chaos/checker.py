@@ -25,6 +25,10 @@ DEADLY: Final = 3
 """So many attempts that cost their process make a run dead; no fault has a run end so before."""
 END_S: Final = 1.0
 """How long after the last line of its body the end of a run may be on its way."""
+COMMIT_S: Final = 5.0
+"""So much longer that of a strict task, whose worker first imports what speaks to PostgreSQL, connects and commits."""
+UNCOMMITTED: Final = "strict.checked"
+"""The step at which a strict end is on its way there."""
 EARLY_S: Final = 0.05
 """How far before its time a delayed run may begin: timers and clocks are not exact."""
 
@@ -192,7 +196,8 @@ def _kind(
     until = float("inf") if execution.done_at is None else execution.done_at + END_S
     for fault in history.faults:
         struck = bool((fault.killed | fault.frozen) & execution.pids)
-        if struck and effect.at <= fault.healed_at and fault.at <= until:
+        waited = COMMIT_S if fault.what.endswith(UNCOMMITTED) else 0.0
+        if struck and effect.at <= fault.healed_at and fault.at <= until + waited:
             return "cut_short"
     strict = effect.key in history.intents and history.intents[effect.key].strict
     for fault in history.faults:

@@ -127,6 +127,15 @@ def test_a_process_killed_long_after_its_end_excuses_nothing() -> None:
     assert check(twice(faults=[killed(at=4.5, healed=4.6)]), LIMITS).doubled == ("a",)
 
 
+@pytest.mark.parametrize(("step", "at", "how"), [
+    ("strict.checked", 8.5, "cut_short"), ("strict.checked", 9.5, "doubled"), ("strict.committed", 8.5, "doubled"),
+])  # fmt: skip
+def test_only_an_end_that_is_not_committed_yet_is_waited_for_longer(step: str, at: float, how: str) -> None:
+    died = Fault(f"a prefork worker died at {step}", at, at + 0.1, killed=frozenset({10}))
+    verdict = check(twice(faults=[died]), LIMITS)
+    assert (verdict.doubled, verdict.cut_short) == ((("a",), ()) if how == "doubled" else ((), ("a",)))
+
+
 def test_a_process_killed_before_the_effect_excuses_nothing() -> None:
     """It cannot have taken effect after it was gone: this is another process with its number, or a fence that failed."""
     assert check(twice(faults=[killed(at=1.0, healed=1.1)]), LIMITS).doubled == ("a",)

@@ -12,6 +12,7 @@ from celery import Task, shared_task
 from sqlalchemy import create_engine, text
 
 from beatline import current_run
+from support.foreign import ForeignTask
 
 
 def _line(folder: str, name: str, *words: object) -> None:
@@ -42,12 +43,6 @@ def hold(folder: str, fails: int = 0) -> int:
 def hold_and_replace(self: Any, folder: str) -> Any:
     attempt = _hold(folder)
     return self.replace(note.si(attempt, folder, "heir"))
-
-
-class ForeignTask(Task):  # type: ignore[type-arg]  # as users write it
-    """The class of a project's own tasks."""
-
-    abstract = True
 
 
 def _retry_once(task: Any, folder: str) -> int:

@@ -8,17 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from celery import Task, shared_task
+from celery import shared_task
 from celery.exceptions import Reject
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
 from beatline import current_run
-
-
-class ForeignTask(Task):  # type: ignore[type-arg]  # as users write it
-    """A base class that knows nothing of Beatline."""
-
-    abstract = True
+from support.foreign import ForeignTask
 
 
 @shared_task(name="test.add")

@@ -144,12 +144,16 @@ def _history(installation: Installation, day: date) -> None:
     _write(installation, *events)
 
 
-def test_old_days_go_and_what_needs_someone_stays(installation: Installation, engine: Engine) -> None:
-    old, young = _TODAY - timedelta(days=31), _TODAY - timedelta(days=30)
+def _two_days(installation: Installation, engine: Engine, old: date, young: date) -> None:
     for day in (old, young):
         _history(installation, day)
     with engine.begin() as conn:
         ensure(conn, _TODAY, behind=40)
+
+
+def test_old_days_go_and_what_needs_someone_stays(installation: Installation, engine: Engine) -> None:
+    old, young = _TODAY - timedelta(days=31), _TODAY - timedelta(days=30)
+    _two_days(installation, engine, old, young)
 
     pruned = prune(engine, 30, _TODAY)
 
@@ -177,10 +181,7 @@ def test_old_days_go_and_what_needs_someone_stays(installation: Installation, en
 
 def test_who_has_a_clock_that_is_ahead_drops_no_day_too_early(installation: Installation, engine: Engine) -> None:
     old, young = _TODAY - timedelta(days=31), _TODAY - timedelta(days=29)
-    for day in (old, young):
-        _history(installation, day)
-    with engine.begin() as conn:
-        ensure(conn, _TODAY, behind=40)
+    _two_days(installation, engine, old, young)
     assert prune(engine, 30, _TODAY + timedelta(days=400)).days == [old]
 
 

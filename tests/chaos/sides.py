@@ -6,7 +6,7 @@ import base64
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -70,8 +70,9 @@ class Side(Asked, Protocol):
         """Start a worker."""
         ...
 
-    def at_rest(self, open_executions: Sequence[Execution]) -> str:
-        """Why it is not over yet; empty: nothing will come any more."""
+    def at_rest(self, running: Callable[[], Sequence[Execution]]) -> str:
+        """Why it is not over yet; empty: nothing will come any more. `running` reads the whole journal: who knows by
+        another way does not ask, or else a trial of ten thousand runs is slowed down by who looks on."""
         ...
 
     def standings(self) -> Mapping[str, Standing] | None:
@@ -160,9 +161,9 @@ class Ours:
         """Ask as an application does: `.apply_async()`, a chain, or `beatline.submit`."""
         send(self.app, item, self._redis_url if past_proxy else None)
 
-    def at_rest(self, open_executions: Sequence[Execution]) -> str:
+    def at_rest(self, running: Callable[[], Sequence[Execution]]) -> str:
         """At rest, every run has ended in the ledger and no event is left to be drained."""
-        del open_executions
+        del running
         keys = self.settings.keys
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.xlen(keys.events)
@@ -250,7 +251,7 @@ class Stock:
         """Ask with `.apply_async()`; there is no other way."""
         send(self.app, replace(item, how="delay"), self._redis_url if past_proxy else None)
 
-    def at_rest(self, open_executions: Sequence[Execution]) -> str:
+    def at_rest(self, running: Callable[[], Sequence[Execution]]) -> str:
         """At rest, no queue and no book of deliveries has a message, and nothing is executed."""
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.hlen("{stock}:unacked")
@@ -259,7 +260,8 @@ class Stock:
             counts = pipe.execute()
         if any(counts):
             return f"{sum(counts)} messages"
-        return f"{len(open_executions)} executions" if open_executions else ""
+        executed = running()
+        return f"{len(executed)} executions" if executed else ""
 
     def standings(self) -> None:
         """It keeps no ledger."""

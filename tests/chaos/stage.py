@@ -225,7 +225,7 @@ class Stage:
         while monotonic_s() - began_s < (timeout_s or self.side.drain_s):
             self._supervise()
             try:
-                why = self.side.at_rest(self.running())
+                why = self.side.at_rest(self.running)
             except Exception as exc:  # noqa: BLE001  # a server that is still coming back
                 why = f"{type(exc).__name__}: {exc}"
             calm = 0 if why else calm + 1

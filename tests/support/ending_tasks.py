@@ -45,10 +45,10 @@ def hold_and_replace(self: Any, folder: str) -> Any:
     return self.replace(note.si(attempt, folder, "heir"))
 
 
-def _retry_once(task: Any, folder: str) -> int:
+def _retry_once(task: Any, folder: str, countdown_s: float = 0) -> int:
     attempt = _hold(folder)
     if attempt == 1:
-        raise task.retry(countdown=0)
+        raise task.retry(countdown=countdown_s)
     return attempt
 
 
@@ -56,6 +56,12 @@ def _retry_once(task: Any, folder: str) -> int:
 def retry(self: Any, folder: str) -> int:
     """Which attempt it is; the first one asks for another."""
     return _retry_once(self, folder)
+
+
+@shared_task(name="ends.retry_parks", base=Task, bind=True, on_lost="dead")
+def retry_parks(self: Any, folder: str, countdown_s: float) -> int:
+    """As ends.retry, after some time; but a lost attempt is the last."""
+    return _retry_once(self, folder, countdown_s)
 
 
 @shared_task(name="ends.retry_foreign", bind=True, base=ForeignTask)

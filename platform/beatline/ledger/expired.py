@@ -96,6 +96,8 @@ class ExpiredLeases:
         self._claims = Claims(redis, installation.keys, installation.settings.lease_s)
         self._obituary = Obituary(installation)
         self._told: set[str] = set()
+        self._burials: dict[tuple[str, int], int] = {}
+        self._oldest_event_ms = 0.0
 
     def put_back(self, server: Server, *, abandoned_only: bool) -> None:
         """Settle what can be settled; the rest is looked at again in the next round, and holds up nothing.
@@ -104,6 +106,9 @@ class ExpiredLeases:
         """
         until_ms = 0 if abandoned_only else server.now_ms
         waiting: set[str] = set()
+        if self._burials:
+            first = self._redis.xrange(self._keys.events, count=1)
+            self._oldest_event_ms = int(first[0][0].partition("-")[0]) if first else float("inf")
         for _ in range(PAGES):
             found = self._page(until_ms, len(waiting))
             leases = [lease for one in found if (lease := self._read(*one)) is not None]
@@ -115,6 +120,7 @@ class ExpiredLeases:
             if len(found) < PAGE:
                 break
         self._told &= waiting
+        self._burials = {run: since_ms for run, since_ms in self._burials.items() if run[0] in waiting}
 
     def _page(self, until_ms: int, offset: int) -> list[tuple[str, float, Any]]:
         """Run ids, when their leases expired, and their records as they are: an exception where Redis cannot read one."""
@@ -191,8 +197,8 @@ class ExpiredLeases:
             log.warning("run_put_back", run_id=lease.run_id, task=past.task, attempt=again.attempt, reason=why)
 
     def _bury(self, lease: _Lease, past: _Past, dead: Event, plain: bytes | None) -> None:
-        if self._redis.zscore(self._keys.index(past.queue), lease.run_id) is not None:
-            raise _WaitError("a message of it is in its queue: a retry, perhaps, of which PostgreSQL does not know yet")
+        if not self._is_heard_out(lease):
+            raise _WaitError("what its worker sent last, a retry perhaps, may not have reached PostgreSQL yet")
         if not self._finish(lease, [dead], None):
             return
         log.error("run_dead", run_id=lease.run_id, task=past.task, reason=dead.reason)
@@ -201,6 +207,15 @@ class ExpiredLeases:
                 commit(self._installation, [dead], lambda: True)  # who is told may look it up
             finally:
                 self._obituary.tell(plain, dead.reason or "")
+
+    def _is_heard_out(self, lease: _Lease) -> bool:
+        """Whether PostgreSQL has all that was sent before the run was to be buried, and had it when the run was read."""
+        burial = (lease.run_id, lease.attempt)
+        if burial in self._burials:
+            return self._burials[burial] < self._oldest_event_ms
+        seconds, micros = self._redis.time()
+        self._burials[burial] = seconds * 1000 + micros // 1000
+        return False
 
     def _message(self, run_id: str, past: _Past) -> bytes | None:
         if past.message is None:

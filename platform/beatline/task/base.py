@@ -45,9 +45,11 @@ class Task(CeleryTask):
 
     def retry(self, *args: Any, **options: Any) -> Any:
         """As Celery's. Raises Cancelled if the run was cancelled, and DelayError if its countdown or eta is none; then
-        nothing was sent. LeaseLost if Redis did not take it for long: then this attempt is lost, not the run."""
+        nothing was sent. LeaseLost if another worker has taken the run meanwhile, which may be dead by now; or if Redis did
+        not take the retry for long: then this attempt is lost, not the run."""
         refuse_if_cancelled(self)
         _check_retry(args, options)
+        ask(self, EventKind.RETRIED)
         with _unless_sent():
             return super().retry(*args, **options)
 
@@ -77,6 +79,7 @@ def adopt(task: CeleryTask) -> None:
 def _retry(task: Any, *args: Any, **options: Any) -> Any:
     refuse_if_cancelled(task)
     _check_retry(args, options)
+    ask(task, EventKind.RETRIED)
     theirs = cast("Any", type(task))
     with _unless_sent():
         return theirs.retry(task, *args, **options)

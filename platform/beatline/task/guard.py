@@ -2,8 +2,9 @@
 
 A worker that was frozen, or cut off from Redis, may come back after its run was given to another. Its end is refused in
 any case; but Celery publishes links, the next step of a chain and the result before it says that the task has ended. So
-whoever has any of these to publish asks first, in the process that ran the body. What remains is the moment between the
-answer and the publishing: what is published in it twice has the same run ids, and is claimed once.
+whoever has any of these to publish asks first, in the process that ran the body; so does who asks for a retry, which would
+bring back a run that was given up. What remains is the moment between the answer and the publishing: what is published in it
+twice has the same run ids, and is claimed once.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def test_it_waits_for_a_redis_that_is_away(
     run_id, running = sent(task, pool)
     own_redis.stop()
     (tmp_path / "go").touch()
-    running.wait_for("sending_waits_for_redis")
+    running.wait_for("end_waits_for_redis")
     own_redis.start()
     wait_until(lambda: state_of(installation, run_id) is RunState.SUCCEEDED, 30)
     assert outcomes(installation, run_id) == ["retried", "succeeded"]

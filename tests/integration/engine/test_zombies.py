@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from beatline.ledger.states import EventKind
 from beatline.task import guard
 from support import ending_tasks as tasks
 from support.apps import open_app
+from support.ledger import state_of
 from support.sizes import ROOT
 from support.waiting import wait_until
 
@@ -56,13 +58,13 @@ class Overtaken:
         self._zombie = worker("default", pool=pool, env=ENV)
         self._second: Spawned | None = None
 
-    def freeze(self, run_id: str) -> None:
-        """Freeze it once it has said that it executes the run, and wait until the other does."""
+    def freeze(self, run_id: str, until: Callable[[], bool] | None = None) -> None:
+        """Freeze it once it has said that it executes the run, and wait until the other does, or `until` something else."""
         record = self._installation.keys.run(run_id)
         wait_until(lambda: lines(self._folder, "begun") and self._installation.redis.hget(record, "begun") == "1")
         os.killpg(self._zombie.pid, signal.SIGSTOP)
         self._second = self._worker("default", pool=self._pool, env=ENV)
-        wait_until(lambda: len(lines(self._folder, "begun")) == 2, 20)
+        wait_until(until or (lambda: len(lines(self._folder, "begun")) == 2), 20)
         (self._folder / "go").touch()
 
     def return_(self, run_id: str) -> None:
@@ -110,8 +112,8 @@ def test_a_late_end_is_refused_with_its_result_its_link_and_its_chain(
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("task", ["ends.hold", "ends.hold_and_replace"])
-def test_a_late_failure_and_a_late_replacement_call_nobody(
+@pytest.mark.parametrize("task", ["ends.hold", "ends.hold_and_replace", "ends.retry", "ends.retry_foreign"])
+def test_a_late_failure_a_late_replacement_and_a_late_retry_call_nobody(
     app: Any, installation: Installation, worker: StartWorker, recorder: StartProcess, tmp_path: Path, task: str
 ) -> None:
     recorder()
@@ -124,7 +126,22 @@ def test_a_late_failure_and_a_late_replacement_call_nobody(
     overtaken.return_(run.id)
     assert overtaken.has_published_nothing(app)
     assert run.get(timeout=5) == 2
-    assert lines(tmp_path, "notes") == ([] if fails else ["heir 2"])
+    assert lines(tmp_path, "notes") == (["heir 2"] if task == "ends.hold_and_replace" else [])
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("countdown_s", [0, 120], ids=["queued", "delayed"])
+def test_a_run_that_was_buried_stays_dead_whatever_its_worker_asks_for_when_it_is_back(
+    app: Any, installation: Installation, worker: StartWorker, recorder: StartProcess, tmp_path: Path, countdown_s: int
+) -> None:
+    recorder()
+    overtaken = Overtaken(installation, worker, tmp_path, "prefork")
+    run = app.tasks["ends.retry_parks"].delay(str(tmp_path), countdown_s)
+    overtaken.freeze(run.id, until=lambda: state_of(installation, run.id) == "dead")
+    overtaken.return_(run.id)
+    assert overtaken.has_published_nothing(app)
+    assert (state_of(installation, run.id), lines(tmp_path, "begun")) == ("dead", ["1"])
+    assert overtaken.outcomes(run.id) == [(1, "dead")]
 
 
 @pytest.mark.proof

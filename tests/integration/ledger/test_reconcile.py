@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,36 +9,17 @@ import pytest
 from sqlalchemy import text
 
 from beatline.clock import utc_now, utc_today
-from beatline.engine.claim import Claims, Dropped, Lease
-from beatline.engine.publish import publish_stored
+from beatline.engine.claim import Lease
 from beatline.installation import Installation
-from beatline.ledger import cancellations, forgotten, missing, reconcile
-from beatline.ledger.cancel import cancel_run
-from beatline.ledger.epochs import Epochs, look
-from beatline.ledger.events import Event
-from beatline.ledger.reconcile import Reconciler
 from beatline.ledger.states import EventKind
-from beatline.ledger.stream import EventStream
-from beatline.ledger.write import write
 from support.ledger import accepted, event, message, rows, run_row, tell, waiting
+from support.slow_recorder import SlowRecorder, in_slow_motion
 
 if TYPE_CHECKING:
     from beatline.settings import Settings
     from support.serving import MakeSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # of redis-py, by Celery
-
-Round = Callable[[], None]
-
-
-class _Clock:
-    """A clock of the reconciler's that goes on by five seconds with each round: a full lease passes at once."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture
@@ -48,78 +28,11 @@ def settings(make_settings: MakeSettings) -> Settings:
 
 
 @pytest.fixture
-def ledger(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> _Ledger:
-    clock = _Clock()
-    for module in (reconcile, missing, forgotten, cancellations):
-        monkeypatch.setattr(module, "monotonic_s", clock)
-    return _Ledger(installation, clock)
+def ledger(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> SlowRecorder:
+    return in_slow_motion(installation, monkeypatch)
 
 
-class _Ledger:
-    """A recorder in slow motion: events are drained and rounds are made when the test says so."""
-
-    def __init__(self, installation: Installation, clock: _Clock, *, settled: bool = True) -> None:
-        self.installation = installation
-        self.clock = clock
-        self.claims = Claims(installation.redis, installation.keys, 20.0)
-        self._stream = EventStream(installation.redis, installation.keys)
-        self._stream.ensure_group()
-        self._reconciler = Reconciler(installation, installation.redis)
-        self._epochs = Epochs(installation.engine, installation.redis, installation.keys)
-        self.begin_epoch(settled=settled)
-
-    def begin_epoch(self, *, settled: bool) -> None:
-        """Make the epoch that a recorder would; `settled` as if that were a lease ago."""
-        redis, keys = self.installation.redis, self.installation.keys
-        self._epochs.keep(look(redis, keys))
-        if settled:
-            redis.set(keys.settled, look(redis, keys).data_set)
-
-    def drain(self) -> None:
-        while entries := self._stream.read():
-            assert write(self.installation.engine, entries, self.installation.keyring) == 0
-            self._stream.done(entries)
-
-    def round(self, times: int = 6) -> None:
-        """As many rounds as make a lease, by the test's clock."""
-        for _ in range(times):
-            self.clock.now_s += 5.0
-            self._reconciler.round(look(self.installation.redis, self.installation.keys))
-
-    def lose(self, run_id: str, attempt: int, worker: str = "w@x", *, begun: bool = True) -> Lease:
-        """A worker takes the run, begins it or not, and is never heard of again."""
-        lease = self.claims.claim(run_id, attempt, worker, utc_today().isoformat(), queue="default")
-        assert isinstance(lease, Lease)
-        if begun:
-            self.claims.begin(lease, _started(lease).to_json())
-        client: Any = self.installation.redis
-        client.zadd(self.installation.keys.leases, {run_id: 1})
-        return lease
-
-    def state(self, run_id: str) -> tuple[str, int]:
-        with self.installation.engine.connect() as conn:
-            row = run_row(conn, run_id)
-        return row["state"], row["attempt"]
-
-    def leases(self) -> list[str]:
-        client: Any = self.installation.redis
-        return list(client.zrange(self.installation.keys.leases, 0, -1))
-
-    def queued(self) -> list[tuple[str, int]]:
-        """What lies in the queue, taken out of it."""
-        found = [(one.run_id, one.attempt) for one in waiting(self.installation)]
-        client: Any = self.installation.redis
-        client.delete(
-            *(self.installation.keys.queue(f"default{part}") for part in ("", "\x06\x163", "\x06\x166", "\x06\x169"))
-        )
-        return found
-
-
-def _started(lease: Lease) -> Event:
-    return event(EventKind.STARTED, lease.run_id, attempt=lease.attempt, worker=lease.worker, fence=lease.fence)
-
-
-def test_nothing_is_published_before_every_worker_has_met_a_new_epoch(ledger: _Ledger) -> None:
+def test_nothing_is_published_before_every_worker_has_met_a_new_epoch(ledger: SlowRecorder) -> None:
     tell(ledger.installation, [accepted("expired"), accepted("given-up")])
     old = utc_now() - timedelta(hours=1)
     tell(ledger.installation, [accepted("missing", at=old.timestamp())])
@@ -136,7 +49,7 @@ def test_nothing_is_published_before_every_worker_has_met_a_new_epoch(ledger: _L
     assert sorted(ledger.queued()) == [("expired", 2), ("given-up", 2), ("missing", 1)]
 
 
-def test_a_recorder_that_starts_later_waits_only_for_proofs_of_silence(ledger: _Ledger) -> None:
+def test_a_recorder_that_starts_later_waits_only_for_proofs_of_silence(ledger: SlowRecorder) -> None:
     client: Any = ledger.installation.redis
     client.delete(ledger.installation.keys.epoch)
     ledger.begin_epoch(settled=False)
@@ -145,13 +58,13 @@ def test_a_recorder_that_starts_later_waits_only_for_proofs_of_silence(ledger: _
     ledger.claims.abandon(ledger.lose("given-up", 1), "its pool process died", begun=True)
     ledger.drain()
     ledger.lose("expired", 1)
-    later = _Ledger(ledger.installation, ledger.clock, settled=False)
+    later = SlowRecorder(ledger.installation, ledger.clock, settled=False)
     later.round(1)
     assert later.queued() == [("given-up", 2)]
     assert later.leases() == ["expired"]
 
 
-def test_only_one_reconciler_acts(ledger: _Ledger) -> None:
+def test_only_one_reconciler_acts(ledger: SlowRecorder) -> None:
     tell(ledger.installation, [accepted("r1")])
     ledger.claims.abandon(ledger.lose("r1", 1), "its pool process died", begun=True)
     ledger.drain()
@@ -163,7 +76,7 @@ def test_only_one_reconciler_acts(ledger: _Ledger) -> None:
     assert ledger.queued() == [("r1", 2)]
 
 
-def test_a_run_whose_lease_expired_goes_back_as_its_next_attempt(ledger: _Ledger) -> None:
+def test_a_run_whose_lease_expired_goes_back_as_its_next_attempt(ledger: SlowRecorder) -> None:
     tell(ledger.installation, [accepted("r1", priority=5)])
     ledger.lose("r1", 1)
     ledger.drain()
@@ -182,71 +95,7 @@ def test_a_run_whose_lease_expired_goes_back_as_its_next_attempt(ledger: _Ledger
     assert isinstance(ledger.claims.claim("r1", 2, "other@x", utc_today().isoformat()), Lease)
 
 
-def _ask_again(ledger: _Ledger, attempt: int) -> None:
-    """What an attempt has queued that was lost before it could say that it had ended."""
-    again = message("r1", attempt=attempt)
-    publish_stored(ledger.installation, [again])
-    tell(ledger.installation, [accepted("r1", attempt=attempt, message=again.payload)])
-
-
-@pytest.mark.parametrize("parks", [False, True], ids=["three-times", "on-lost-dead"])
-def test_a_retry_that_is_queued_stands_although_its_attempt_was_lost(ledger: _Ledger, app: Any, parks: bool) -> None:
-    tell(ledger.installation, [accepted("r1")])
-    for attempt in (1, 2):
-        ledger.lose("r1", attempt)
-        ledger.drain()
-        ledger.round()
-        ledger.drain()
-    ledger.queued()
-    lease = ledger.lose("r1", 3)
-    if parks:
-        ledger.claims.park_if_lost(lease)
-    _ask_again(ledger, 4)
-    ledger.round()  # before PostgreSQL knows of it
-    assert ledger.leases() == ["r1"]
-    ledger.drain()
-    ledger.round()
-    ledger.drain()
-    assert (ledger.state("r1"), ledger.leases()) == (("queued", 4), [])
-    assert app.AsyncResult("r1").state == "PENDING", "nobody was told of an end"
-    assert ledger.queued() == [("r1", 4)], "the retry, and no second message beside it"
-    with ledger.installation.engine.connect() as conn:
-        assert {one["attempt"]: one["outcome"] for one in rows(conn, "attempts")} == dict.fromkeys((1, 2, 3), "lost")
-    late = event(EventKind.RETRIED, "r1", attempt=3, fence=lease.fence)
-    assert ledger.claims.finish(lease, "closed", late.to_json()) is None
-    assert isinstance(ledger.claims.claim("r1", 4, "other@x", utc_today().isoformat()), Lease)
-
-
-def test_a_retry_that_stands_and_has_lost_its_message_is_sent_again(ledger: _Ledger) -> None:
-    old = (utc_now() - timedelta(hours=1)).timestamp()
-    tell(ledger.installation, [accepted("r1", at=old)])
-    ledger.lose("r1", 1)
-    tell(ledger.installation, [accepted("r1", attempt=2, at=old + 1)])
-    ledger.drain()
-    ledger.round()
-    ledger.drain()
-    assert (ledger.queued(), ledger.state("r1")) == ([("r1", 2)], ("queued", 2))
-
-
-def test_a_retry_of_a_cancelled_run_is_what_the_order_ends(ledger: _Ledger, app: Any) -> None:
-    tell(ledger.installation, [accepted("r1")])
-    ledger.lose("r1", 1)
-    ledger.drain()
-    assert cancel_run(ledger.installation, "r1", who="ann@here", app=app).how == "told"
-    _ask_again(ledger, 2)
-    ledger.drain()
-    ledger.round(12)
-    ledger.drain()
-    assert (ledger.state("r1"), ledger.leases()) == (("cancelled", 2), [])
-    with ledger.installation.engine.connect() as conn:
-        assert {one["attempt"]: one["outcome"] for one in rows(conn, "attempts")} == {1: "lost", 2: "cancelled"}
-    assert app.AsyncResult("r1").state == "REVOKED"
-    claimed = ledger.claims.claim("r1", 2, "other@x", utc_today().isoformat())
-    assert isinstance(claimed, Dropped)
-    assert not claimed.untold
-
-
-def test_a_lease_that_its_holder_gave_up_needs_no_proof_of_silence(ledger: _Ledger) -> None:
+def test_a_lease_that_its_holder_gave_up_needs_no_proof_of_silence(ledger: SlowRecorder) -> None:
     tell(ledger.installation, [accepted("died"), accepted("stopped")])
     ledger.claims.abandon(ledger.lose("died", 1), "its pool process died", begun=True)
     ledger.claims.abandon(ledger.lose("stopped", 1, begun=False), "", begun=False)
@@ -259,7 +108,7 @@ def test_a_lease_that_its_holder_gave_up_needs_no_proof_of_silence(ledger: _Ledg
     assert told == {"died": ("lost", "its pool process died"), "stopped": ("returned", None)}
 
 
-def test_a_lease_that_holds_is_left_alone(ledger: _Ledger) -> None:
+def test_a_lease_that_holds_is_left_alone(ledger: SlowRecorder) -> None:
     tell(ledger.installation, [accepted("r1")])
     ledger.claims.claim("r1", 1, "w@x", utc_today().isoformat())
     ledger.drain()
@@ -268,7 +117,7 @@ def test_a_lease_that_holds_is_left_alone(ledger: _Ledger) -> None:
     assert ledger.leases() == ["r1"]
 
 
-def test_a_run_that_cost_three_workers_is_dead(ledger: _Ledger) -> None:
+def test_a_run_that_cost_three_workers_is_dead(ledger: SlowRecorder) -> None:
     tell(ledger.installation, [accepted("r1")])
     for attempt, worker in ((1, "a@x"), (2, "b@x"), (3, "c@x")):
         ledger.lose("r1", attempt, worker)
@@ -284,7 +133,7 @@ def test_a_run_that_cost_three_workers_is_dead(ledger: _Ledger) -> None:
     assert ledger.leases() == []
 
 
-def test_a_reserved_run_goes_back_uncounted_until_the_tenth_time(ledger: _Ledger) -> None:
+def test_a_reserved_run_goes_back_uncounted_until_the_tenth_time(ledger: SlowRecorder) -> None:
     tell(ledger.installation, [accepted("r1")])
     for attempt in range(1, 11):
         ledger.lose("r1", attempt, begun=False)
@@ -300,7 +149,7 @@ def test_a_reserved_run_goes_back_uncounted_until_the_tenth_time(ledger: _Ledger
     assert ledger.queued() == [("r1", attempt) for attempt in range(2, 11)]
 
 
-def test_what_a_stopping_worker_gave_back_does_not_count(ledger: _Ledger) -> None:
+def test_what_a_stopping_worker_gave_back_does_not_count(ledger: SlowRecorder) -> None:
     given_back = [event(EventKind.RETURNED, "r1", attempt=n, worker="w@x", fence=n) for n in range(1, 12)]
     tell(ledger.installation, [accepted("r1"), *given_back])
     ledger.lose("r1", 12, begun=False)
@@ -309,7 +158,7 @@ def test_what_a_stopping_worker_gave_back_does_not_count(ledger: _Ledger) -> Non
     assert ledger.queued() == [("r1", 13)]
 
 
-def test_the_message_of_a_retry_is_the_one_sent_again(ledger: _Ledger) -> None:
+def test_the_message_of_a_retry_is_the_one_sent_again(ledger: SlowRecorder) -> None:
     retried = event(EventKind.RETRIED, "r1", worker="w@x", fence=1)
     tell(ledger.installation, [accepted("r1"), retried])
     ledger.lose("r1", 2)
@@ -324,7 +173,7 @@ def test_the_message_of_a_retry_is_the_one_sent_again(ledger: _Ledger) -> None:
     assert (again.run_id, again.attempt, again.priority) == ("r1", 3, 9)
 
 
-def test_a_run_that_nobody_knows_holds_up_nobody(ledger: _Ledger) -> None:
+def test_a_run_that_nobody_knows_holds_up_nobody(ledger: SlowRecorder) -> None:
     for number in range(150):
         ledger.lose(f"unknown-{number:03}", 1, begun=False)
     tell(ledger.installation, [accepted("zz")])
@@ -335,7 +184,7 @@ def test_a_run_that_nobody_knows_holds_up_nobody(ledger: _Ledger) -> None:
     assert len(ledger.leases()) == 150
 
 
-def test_a_record_that_cannot_be_read_holds_up_nobody(ledger: _Ledger, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_record_that_cannot_be_read_holds_up_nobody(ledger: SlowRecorder, caplog: pytest.LogCaptureFixture) -> None:
     redis: Any = ledger.installation.redis
     keys = ledger.installation.keys
     tell(ledger.installation, [accepted(run_id) for run_id in ("attempt", "fence", "kind", "score", "zz")])
@@ -354,7 +203,7 @@ def test_a_record_that_cannot_be_read_holds_up_nobody(ledger: _Ledger, caplog: p
     assert len(told) == 4, "each is spoken of once"
 
 
-def test_a_lease_whose_record_is_forgotten_is_settled_from_postgresql(ledger: _Ledger) -> None:
+def test_a_lease_whose_record_is_forgotten_is_settled_from_postgresql(ledger: SlowRecorder) -> None:
     """No recorder ran for longer than a record lives."""
     tell(ledger.installation, [accepted("r1"), accepted("r2")])
     client: Any = ledger.installation.redis
@@ -371,7 +220,7 @@ def test_a_lease_whose_record_is_forgotten_is_settled_from_postgresql(ledger: _L
     assert ledger.state("r2") == ("succeeded", 1)
 
 
-def test_a_run_that_has_ended_is_not_run_again(ledger: _Ledger) -> None:
+def test_a_run_that_has_ended_is_not_run_again(ledger: SlowRecorder) -> None:
     tell(ledger.installation, [accepted("r1")])
     lease = ledger.lose("r1", 1)
     ended = event(EventKind.SUCCEEDED, "r1", worker="w@x", fence=lease.fence)
@@ -383,7 +232,7 @@ def test_a_run_that_has_ended_is_not_run_again(ledger: _Ledger) -> None:
     assert (ledger.queued(), ledger.leases(), ledger.state("r1")) == ([], [], ("succeeded", 1))
 
 
-def test_a_run_whose_message_was_not_kept_is_dead(ledger: _Ledger) -> None:
+def test_a_run_whose_message_was_not_kept_is_dead(ledger: SlowRecorder) -> None:
     tell(ledger.installation, [accepted("r1", message=None)])
     ledger.lose("r1", 1)
     ledger.drain()

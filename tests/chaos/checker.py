@@ -36,13 +36,15 @@ EARLY_S: Final = 0.05
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The bounds of a row: how often a run may begin, how soon it must go on after a fault, how late a delay may be, how
-    long a call of a sender may take, and how far the drain may be behind."""
+    long a call of a sender may take, how far the drain may be behind, and how many writes have to be refused to those
+    that come back, for the row to have tried it."""
 
     begun: int = 3
     recover_s: float = 30.0
     late_s: float | None = None
     call_s: float | None = None
     lag_s: float = 2.0
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +84,15 @@ def check(history: History, limits: Limits) -> Verdict:
         *_named("I4 stuck", _stuck(history)),
         *_named("I6 ended badly without a word", _silent(history)),
         *_named("I7 left in Redis", tuple(history.residue)),
-        *_bounds(history, undrained, again["repeated"]),
+        *_bounds(history, undrained, again["repeated"], limits.lag_s),
         *_named("I5 began before its time", _early(history)),
     ]
     if recovered_s > limits.recover_s:
         violations.append(f"I5 went on {recovered_s:.1f} s after the fault, {limits.recover_s:g} s are the bound")
+    if history.refused < limits.refused:
+        violations.append(
+            f"I3 {history.refused} writes of those that came back were refused, {limits.refused} had to be"
+        )
     if limits.call_s is not None and slowest_s > limits.call_s:
         violations.append(f"I5 a sender waited for {slowest_s:.1f} s, {limits.call_s:g} s are the bound")
     if limits.late_s is not None and latest_s > limits.late_s:
@@ -255,19 +261,26 @@ def _early(history: History) -> tuple[str, ...]:
     )
 
 
-def _bounds(history: History, undrained: tuple[str, ...], repeated: tuple[str, ...]) -> list[str]:
-    """More than had not been drained cannot be lost with Redis, or done once more. Where that was counted, it is the bound."""
-    counted = [fault.behind for fault in history.faults if fault.lost_data]
-    if None in counted:
-        return []  # bounded by the lag alone, in `_just_before`
-    behind = sum(count for count in counted if count is not None)
+def _accepted_at(history: History, key: str) -> float:
+    """When a call was answered, or the run before a step ended."""
+    intent = history.intents[key]
+    return intent.at if intent.after is None else history.done.get(intent.after, intent.at)
+
+
+def _bounds(history: History, undrained: tuple[str, ...], repeated: tuple[str, ...], lag_s: float) -> list[str]:
+    """More than had not been drained cannot be lost with Redis, or done once more, in any of the faults where that was
+    counted; where it was not, `_just_before` is the only bound."""
     # A step whose predecessor was lost went with it: that was one event.
-    lost = tuple(key for key in undrained if history.intents[key].after not in undrained)
-    return [
-        f"I1 {len(keys)} {what}, and {behind} events had not been drained: {_some(keys)}"
-        for what, keys in (("undrained", lost), ("repeated", repeated))
-        if len(keys) > behind
-    ]
+    lost = {key: _accepted_at(history, key) for key in undrained if history.intents[key].after not in undrained}
+    ends = {one.key: one.done_at for one in sorted(history.executions, key=lambda one: -one.start_at) if one.done_at}
+    again = {key: ends[key] for key in repeated if key in ends}
+    found: list[str] = []
+    for fault in history.faults:
+        for what, times in (("undrained", lost), ("repeated", again)):
+            keys = tuple(key for key, at in times.items() if _just_before(fault, at, lag_s))
+            if fault.lost_data and fault.behind is not None and len(keys) > fault.behind:
+                found.append(f"I1 {len(keys)} {what}, and {fault.behind} events had not been drained: {_some(keys)}")
+    return found
 
 
 def _named(what: str, keys: tuple[str, ...]) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Literal
+from typing import Final, Literal
 
 Shape = Literal["single", "chain", "retry"]
 SHAPES: tuple[Shape, ...] = ("single", "single", "single", "chain", "retry")
+LATER_S: Final = (1.0, 6.0)
+"""Delays of both kinds: those that a worker holds, and those that wait in PostgreSQL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Mix:
     shapes: Sequence[Shape] = SHAPES
     kept: bool = False
     """Whether half of the calls go through `submit` to a strict task: those Redis may not lose."""
+    later_s: tuple[float, float] | None = None
+    """After how long every eighth of the calls wants its run; None: all of them want it at once."""
 
 
 def load(rng: Random, name: str, mix: Mix) -> list[Item]:
@@ -48,7 +52,10 @@ def load(rng: Random, name: str, mix: Mix) -> list[Item]:
         keys = tuple(f"{name}-{number}{part}" for part in (("a", "b", "c") if shape == "chain" else ("",)))
         gap_s = rng.uniform(0.5, 1.5) * mix.over_s / mix.calls
         takes_s = round(rng.uniform(*mix.takes_s), 3)
-        items.append(Item(keys, shape, takes_s, gap_s, "submit" if kept else "delay", kept))
+        item = Item(keys, shape, takes_s, gap_s, "submit" if kept else "delay", kept)
+        if mix.later_s is not None and number % 8 == 2:
+            item = Item(keys[:1], "single", takes_s, gap_s, countdown_s=round(rng.uniform(*mix.later_s), 2))
+        items.append(item)
     return items
 
 

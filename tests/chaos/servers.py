@@ -12,7 +12,7 @@ import psycopg2
 from redis.exceptions import RedisError
 
 from chaos.checker import Limits
-from chaos.plan import Mix, pauses
+from chaos.plan import LATER_S, Mix, pauses
 from chaos.row import Row
 from chaos.stage import Stage
 
@@ -20,8 +20,10 @@ PILE: Final = 45
 SILENT_LEASE_S: Final = 12.0
 """Who speaks to a Redis that does not answer learns it after five seconds. A lease that is shorter than two of these may
 expire while the end of its run is on its way, and then the run is executed again: no lease in use is that short."""
-CALL_S: Final = 3.5
-"""Three seconds are promised to a sender, and half of one is the machine's."""
+CALL_S: Final = 3.0
+"""What is promised to a sender."""
+COUNT_MS: Final = 10_000
+"""Nothing is written for so long, while it is counted what a Redis that is killed takes along."""
 
 
 def lose_replies(stage: Stage) -> None:
@@ -47,7 +49,7 @@ def lose_replies(stage: Stage) -> None:
 def restart_redis(stage: Stage) -> None:
     """Row 6: Redis is killed and started again, its append-only file whole."""
     stage.staff()
-    stage.load(Mix(calls=90, over_s=12.0, kept=True))
+    stage.load(Mix(calls=90, over_s=12.0, kept=True, later_s=LATER_S))
     for pause_s in pauses(stage.rng, 2, (1.5, 3.0)):
         stage.pause(pause_s)
         with stage.fault("Redis is killed and started again with its data", lost_data=False):
@@ -62,7 +64,7 @@ def restart_redis(stage: Stage) -> None:
 def empty_redis(stage: Stage) -> None:
     """Row 7: Redis loses everything, once by FLUSHALL and once by a restart without its file."""
     stage.staff()
-    stage.load(Mix(calls=60, over_s=10.0, kept=True))
+    stage.load(Mix(calls=60, over_s=10.0, kept=True, later_s=LATER_S))
     stage.pause(stage.rng.uniform(1.0, 2.0))
     _pile_up(stage)
     behind = _flush(stage)
@@ -70,7 +72,8 @@ def empty_redis(stage: Stage) -> None:
         pass
     stage.pause(stage.rng.uniform(3.0, 4.0))
     _pile_up(stage)
-    with stage.fault("Redis is killed and started again empty", lost_data=True):
+    stage.client.client_pause(COUNT_MS, all=False)
+    with stage.fault("Redis is killed and started again empty", lost_data=True, behind=_undrained(stage)):
         stage.redis.kill()
         shutil.rmtree(stage.redis_folder / "data")
         stage.redis.start()
@@ -83,6 +86,14 @@ def _pile_up(stage: Stage) -> None:
     for _ in range(PILE):
         stage.ask(takes_s=stage.rng.uniform(0.4, 0.6))
     stage.pause(stage.rng.uniform(0.8, 1.4))
+
+
+def _undrained(stage: Stage) -> int | None:
+    with stage.client.pipeline(transaction=True) as pipe:
+        if stage.ours is None:
+            return None
+        stage.ours.undrained(pipe)
+        return int(pipe.execute()[0])
 
 
 def _flush(stage: Stage) -> int | None:
@@ -129,7 +140,7 @@ def _pid_of(stage: Stage) -> int:
 def restart_postgres(stage: Stage) -> None:
     """Row 11: PostgreSQL is killed and started again, and ends everybody's sessions at random."""
     stage.staff()
-    stage.load(Mix(calls=90, over_s=12.0, kept=True))
+    stage.load(Mix(calls=90, over_s=12.0, kept=True, later_s=LATER_S))
     for pause_s in pauses(stage.rng, 4, (0.4, 1.2)):
         stage.pause(pause_s)
         with stage.fault("every session of PostgreSQL is ended"):

@@ -17,7 +17,9 @@ from sqlalchemy import text
 
 import beatline
 from beatline.engine import delay
+from beatline.installation import Installation
 from beatline.ledger.database import open_engine
+from beatline.ledger.suspects import lost_suspects
 from beatline.settings import Settings
 from chaos import stock
 from chaos.checker import ENDED
@@ -199,6 +201,9 @@ class Ours:
             if not (name.startswith(EXPECTED) and lives_s > 0):
                 left.append(f"{name} ({lives_s} s)")
         counts = {keys.leases: self._redis.zcard(keys.leases), keys.events: self._redis.xlen(keys.events)}
+        installation: Installation = self.app.conf["beatline"]
+        with installation.engine.connect() as conn:
+            counts["lost suspects"] = lost_suspects(installation, conn).count
         return left + [f"{count} in {key}" for key, count in counts.items() if count]
 
     def _booked_open(self) -> bool:

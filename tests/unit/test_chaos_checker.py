@@ -192,6 +192,20 @@ def test_more_undrained_than_events_had_not_been_drained_is_a_violation() -> Non
     assert any("1 undrained, and 0 events" in said for said in violations(never(wiped(behind=0))))
 
 
+def test_each_loss_is_bounded_by_what_it_took_along_itself() -> None:
+    uncounted = wiped(at=30.0, behind=None)
+    assert any("1 undrained, and 0 events" in said for said in violations(never(wiped(behind=0), uncounted)))
+    assert violations(never(wiped(behind=None), wiped(at=30.0, behind=0))) == ()
+    step = history(wiped(at=3.5, behind=0), intents={"a": intent(), "b": intent("b", after="a")})
+    assert any("1 undrained, and 0 events" in said for said in violations(step))
+
+
+def test_where_nothing_was_refused_to_who_came_back_nothing_was_tried() -> None:
+    limits = Limits(refused=1)
+    assert violations(history(), limits) == ("I3 0 writes of those that came back were refused, 1 had to be",)
+    assert violations(history(refused=1), limits) == ()
+
+
 def test_a_step_is_undrained_if_the_run_before_it_ended_just_before() -> None:
     intents = {"a": intent(), "b": intent("b", after="a"), "c": intent("c", after="b")}
     late = check(history(wiped(at=3.5), intents=intents), LIMITS)

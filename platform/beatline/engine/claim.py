@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Literal, NamedTuple
 from uuid import uuid4
@@ -74,6 +75,7 @@ class Renewed(NamedTuple):
     cancelled: Mapping[int, str]
 
 
+@cache
 def script_source(name: str) -> str:
     """The text of a script of this package."""
     return (files("beatline.engine") / "scripts" / f"{name}.lua").read_text(encoding="utf-8")

@@ -43,8 +43,10 @@ _LOOK_S: Final = 0.2
 
 _AGAIN_AT_ONCE: Final = Retry(NoBackoff(), 1)
 """For a connection of the pool that a restarted server has closed."""
+_NOT_AGAIN: Final = Retry(NoBackoff(), 0)
 
 _deadline: ContextVar[float | None] = ContextVar("beatline_deadline", default=None)
+_sent_once: ContextVar[bool] = ContextVar("beatline_sent_once", default=False)
 
 
 class NoAnswerError(RedisError):
@@ -60,6 +62,16 @@ def hurried(seconds: float) -> Generator[None]:
         yield
     finally:
         _deadline.reset(token)
+
+
+@contextmanager
+def sent_once() -> Generator[None]:
+    """A command in here is not sent a second time when its connection breaks, because it would meet itself."""
+    token = _sent_once.set(True)
+    try:
+        yield
+    finally:
+        _sent_once.reset(token)
 
 
 def left_s() -> float | None:
@@ -92,6 +104,8 @@ class _Hurrying(RedisConnection):
 
     @property
     def retry(self) -> Any:
+        if _sent_once.get():
+            return _NOT_AGAIN
         return self._retry if left_s() is None else _AGAIN_AT_ONCE
 
     @retry.setter

@@ -12,6 +12,7 @@ import json
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from beatline.engine.given_ids import on_behalf_of_a_run
 from beatline.engine.successors import ERRBACKS, name_successors
 from beatline.errors import RunDeadError
 from beatline.families import families
@@ -54,7 +55,8 @@ class Obituary:
         run_id = request["id"]
         text = f"Run {run_id} is dead: {reason}. `beatline runs show {run_id}` has its attempts; mended, retry it."
         context = Context({**request, "delivery_info": {}, "called_directly": False})
-        self._app.backend.mark_as_failure(run_id, RunDeadError(text), request=context, store_result=kept)
+        with on_behalf_of_a_run():
+            self._app.backend.mark_as_failure(run_id, RunDeadError(text), request=context, store_result=kept)
 
     def tell_cancelled(self, payload: bytes, reason: str) -> bool:
         """Tell who waits for a run that was cancelled, and that no worker holds. False: it went wrong, and was logged."""
@@ -92,7 +94,8 @@ def tell_cancelled(app: Any, payload: bytes | str, reason: str) -> bool:
         if kept or given.get("chord"):
             embed = name_successors(given, head["id"])
             context = Context({**head, **embed, "delivery_info": {}, "called_directly": False})
-            app.backend.mark_as_revoked(head["id"], reason, request=context, store_result=kept)
+            with on_behalf_of_a_run():
+                app.backend.mark_as_revoked(head["id"], reason, request=context, store_result=kept)
     except Exception:
         log.exception("cancelled_run_not_told", run_id=head.get("id"))
         return False

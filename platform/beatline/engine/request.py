@@ -23,6 +23,7 @@ from beatline.clock import utc_now
 from beatline.engine import headers as h
 from beatline.engine.claim import Lease
 from beatline.engine.deaths import death_reason, largest_child_mb
+from beatline.engine.given_ids import on_behalf_of_a_run
 from beatline.engine.held import End
 from beatline.engine.lease import LeaseKeeper
 from beatline.engine.live import leave_celery, remember
@@ -349,7 +350,8 @@ class LeasedRequest(Request):
     def _guarded(self, call: Any, *args: Any, **options: Any) -> Any:
         """Let Celery do its part. The attempt has its end, so what fails here must not hold the message or the worker."""
         try:
-            return call(*args, **options)
+            with on_behalf_of_a_run():
+                return call(*args, **options)
         except Exception:
             log.exception("request_callback_failed", run_id=self.id, task=self.name)
             self.acknowledge()

@@ -115,6 +115,7 @@ if TYPE_CHECKING:
         connection: Any
         connection_errors: tuple[type[BaseException], ...]
         sep: str
+        global_keyprefix: str
         _queue_cycle: Any
         _in_poll: Any
 

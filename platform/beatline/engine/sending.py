@@ -18,6 +18,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from beatline.clock import utc_now
 from beatline.engine import expiry
 from beatline.engine.encoding import encodable
+from beatline.engine.given_ids import taken_once
 from beatline.engine.hurry import NoAnswerError, hurried, left_s
 from beatline.engine.patience import patiently
 from beatline.errors import ServiceError
@@ -41,14 +42,15 @@ def hasten(app: Any) -> None:
 
     def send_task(name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Any:
         expiry.check_sent(app, rest, options, utc_now())
+        given = rest[2] if len(rest) > 2 else options.get("task_id")
         if len(rest) < 3:  # else the id is given by its place
-            options["task_id"] = options.get("task_id") or str(uuid4())
+            options["task_id"] = given or str(uuid4())
         if app.current_worker_task is not None:
             with encodable(name):  # sent twice, under one id, is executed once
                 return patiently(
                     lambda: send(name, args, kwargs, *rest, **options), "sending_waits_for_redis", task=name
                 )
-        with hurried(CALLER_S), told(name, options.get("task_id")), encodable(name):
+        with hurried(CALLER_S), told(name, options.get("task_id")), encodable(name), taken_once(given):
             return send(name, args, kwargs, *rest, **options)
 
     def producer_or_acquire(producer: Any = None) -> Any:

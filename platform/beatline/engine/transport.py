@@ -24,8 +24,10 @@ from redis.exceptions import RedisError
 from beatline.clock import utc_now
 from beatline.engine import headers as h
 from beatline.engine import seams, unreadable
+from beatline.engine.claim import script_source
 from beatline.engine.delay import waits
-from beatline.engine.hurry import hurrying
+from beatline.engine.given_ids import is_to_be_new, taken
+from beatline.engine.hurry import hurrying, sent_once
 from beatline.engine.messages import (
     MAX_PRIORITY,
     accepted_event,
@@ -39,7 +41,7 @@ from beatline.failpoints import reach
 from beatline.ledger.events import FIELD, Event
 from beatline.ledger.states import EventKind
 from beatline.logs import get_logger
-from beatline.names import index_name
+from beatline.names import Keys, index_name
 
 log = get_logger(__name__)
 
@@ -216,6 +218,9 @@ class Channel(seams.Channel):
         payload: str = dumps(message)
         check_size(message["headers"][h.TASK], payload)
         batch = kwargs.pop("_publish_batch", None)
+        if batch is None and not message["headers"].get(h.STORED) and is_to_be_new():
+            self._put_new(message, queue, payload)
+            return
         if waits(message["headers"].get("eta"), utc_now()):
             self._delay(message, queue, payload, batch)
             return
@@ -249,6 +254,23 @@ class Channel(seams.Channel):
             pipe.delete(*lists, index_name(queue))
             *sizes, _ = pipe.execute()
         return sum(map(int, sizes))
+
+    def _put_new(self, message: dict[str, Any], queue: str, payload: str) -> None:
+        """Publish, or delay, a run whose id its caller gave. Raises ConflictError if it is taken: nothing was sent."""
+        later = waits(message["headers"].get("eta"), utc_now())
+        event = (delayed_event if later else _event_of)(message, queue, payload)
+        keys, run_id = Keys(self.global_keyprefix), message["headers"][h.RUN_ID]
+        list_name = self._q_for_pri(queue, self._get_message_priority(message))
+        reach("publish.sending")
+        with self.conn_or_acquire() as client, sent_once():
+            # kombu prefixes the first key of a script, and no other.
+            published = client.register_script(script_source("publish_new"))(
+                [list_name, self.beatline_events, keys.index(queue), keys.run(run_id)],
+                [run_id, event.to_json(), now_ms(), "" if later else payload],
+            )
+        reach("publish.sent")
+        if not published:
+            raise taken(run_id)
 
     def _delay(self, message: dict[str, Any], queue: str, payload: str, batch: Any) -> None:
         """Tell the ledger alone: it sends the message when it is due. One that is stored waits there already."""

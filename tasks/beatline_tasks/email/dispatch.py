@@ -17,6 +17,7 @@ from sqlalchemy import Connection, select, update
 
 from beatline.clock import utc_now
 from beatline.engine import headers as h
+from beatline.engine.given_ids import on_behalf_of_a_run
 from beatline.engine.messages import StoredMessage, accepted_event
 from beatline.engine.publish import Wanted, messages_of, publish_stored
 from beatline.ledger.store import NewRun, insert_runs
@@ -44,10 +45,11 @@ def send(app: Celery, task: str, message_id: UUID, day: str, **options: Any) -> 
     # The day is part of a run's identity, and must not be another one the second time.
     options |= {"task_id": run_id_of(message_id, task), "headers": {h.DAY: day}}
     known: Any = app.tasks.get(task)
-    if known is not None:  # with the options of its decorator, such as its queue
-        known.apply_async((str(message_id),), **options)
-    else:
-        app.send_task(task, (str(message_id),), **options)
+    with on_behalf_of_a_run():
+        if known is not None:  # with the options of its decorator, such as its queue
+            known.apply_async((str(message_id),), **options)
+        else:
+            app.send_task(task, (str(message_id),), **options)
 
 
 def runs_of(app: Celery, stored: Mapping[UUID, datetime]) -> list[StoredMessage]:

@@ -95,6 +95,7 @@ def test_a_worker_that_dies_before_it_queues_what_it_stored_leaves_that_to_a_rec
     environment: dict[str, str],
     mail_log: Path,
 ) -> None:
+    from beatline.engine.given_ids import on_behalf_of_a_run
     from beatline_tasks.email.dispatch import PROCESS, run_id_of
 
     user = dovecot.user()
@@ -115,7 +116,8 @@ def test_a_worker_that_dies_before_it_queues_what_it_stored_leaves_that_to_a_rec
     wait_until(lambda: [row["state"] for row in rows()] == ["processed"] * 2, 40, what="both are processed")
     sent = [row["id"] for row in rows()]
     for message_id in sent:  # sent once more, as after a crash behind the sending: it is the same run
-        app.send_task(PROCESS, (str(message_id),), task_id=run_id_of(message_id, PROCESS))
+        with on_behalf_of_a_run():
+            app.send_task(PROCESS, (str(message_id),), task_id=run_id_of(message_id, PROCESS))
     last = app.send_task("email.process_message", (str(sent[0]),)).id
     run = wait_until(lambda: ended(installed, last), 20, what="one more is told that it is processed")
     assert run is not None

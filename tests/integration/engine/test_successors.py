@@ -14,6 +14,7 @@ from celery.app.task import Context
 
 from beatline.engine import headers as h
 from beatline.engine.chords import keep_groups
+from beatline.engine.given_ids import on_behalf_of_a_run
 from beatline.engine.messages import list_key
 from beatline.ledger.history import find_run
 from beatline.ledger.states import RunState
@@ -78,9 +79,10 @@ def published(app: Any, installation: Installation, request: Any) -> list[Any]:
     """What is in the queue after Celery has called the links of a run: per message its id, its group, and what follows."""
     keep_groups(request, app)
     parts = [app.signature(one) for one in request.callbacks]
-    for part in (one for one in parts if isinstance(one, group)):
-        part.apply_async((1,))
-    group([one for one in parts if not isinstance(one, group)], app=app).apply_async((1,))
+    with on_behalf_of_a_run():
+        for part in (one for one in parts if isinstance(one, group)):
+            part.apply_async((1,))
+        group([one for one in parts if not isinstance(one, group)], app=app).apply_async((1,))
     key = list_key(installation.keys, "default", 0)
     found: list[Any] = []
     while (payload := installation.redis.rpop(key)) is not None:
@@ -123,7 +125,8 @@ def test_whatever_links_a_chain_or_a_group_gets_them_named(app: Any, installatio
     last = app.signature(embed["chain"][0])
     ids: list[tuple[str, str]] = []
     for _ in range(2):
-        last.apply_async()
+        with on_behalf_of_a_run():
+            last.apply_async()
         message = json.loads(installation.redis.rpop(list_key(installation.keys, "default", 0)))
         told = json.loads(base64.b64decode(message["body"]))[2]
         assert message["headers"][h.RUN_ID] == last.id

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NoReturn
@@ -16,6 +16,7 @@ import pytest
 
 from beatline.embedded.postgres import Postgres
 from beatline.embedded.valkey import Valkey
+from beatline.installation import connect_redis
 
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108  # a folder of its own in it, that nobody else may enter
 _ROOM_BYTES: Final = 6_000_000_000
@@ -78,6 +79,25 @@ def folder_in_memory(otherwise: Path) -> Generator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def freezer(url: str) -> Generator[Callable[[], None]]:
+    """Freezes a Redis when it is called: it is there, accepts connections, and says nothing until the end."""
+    with connect_redis(url) as client:
+        pid = int(client.info("server")["process_id"])
+    try:
+        yield lambda: os.kill(pid, signal.SIGSTOP)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def frozen(url: str) -> Generator[None]:
+    """A Redis frozen in here."""
+    with freezer(url) as freeze:
+        freeze()
+        yield
 
 
 def unavailable(what: str, exc: Exception) -> NoReturn:

@@ -18,11 +18,13 @@ __all__ = [
     "Consumer",
     "ExceptionWithTraceback",
     "Group",
+    "GroupResult",
     "Logging",
     "Message",
     "RedisBackend",
     "RedisQoS",
     "Request",
+    "ResultConsumer",
     "Router",
     "StartStopStep",
     "Task",
@@ -160,7 +162,29 @@ if TYPE_CHECKING:
     class RedisBackend:
         """celery.backends.redis.RedisBackend"""
 
+        app: Any
+        client: Any
+        ResultConsumer: type
+
+        def __init__(self, *args: Any, **options: Any) -> None: ...
         def on_task_call(self, producer: Any, task_id: str) -> None: ...
+        def ensure(self, fun: Callable[..., Any], args: Any, **policy: Any) -> Any: ...
+        def apply_chord(self, header_result_args: Any, body: Any, **options: Any) -> None: ...
+        def set_chord_size(self, group_id: str, chord_size: int) -> None: ...
+        def _get_pool(self, **options: Any) -> Any: ...
+
+    class ResultConsumer:
+        """celery.backends.redis.ResultConsumer"""
+
+        backend: Any
+
+        def consume_from(self, task_id: str) -> None: ...
+        def cancel_for(self, task_id: str) -> None: ...
+        def on_wait_for_pending(self, result: Any, **options: Any) -> None: ...
+        def on_state_change(self, meta: Any, message: Any) -> None: ...
+        def drain_events(self, timeout: float | None = None) -> None: ...
+        def _locked(self) -> Any: ...
+        def _reset_sync(self) -> None: ...
 
     class Transport:
         """kombu.transport.redis.Transport"""
@@ -206,6 +230,11 @@ if TYPE_CHECKING:
 
         def __init__(self, *tasks: Any, **options: Any) -> None: ...
 
+    class GroupResult:
+        """celery.result.GroupResult"""
+
+        results: list[Any]
+
     class Logging:
         """celery.app.log.Logging"""
 
@@ -245,9 +274,9 @@ else:
     from celery.app.amqp import AMQP
     from celery.app.log import Logging
     from celery.app.routes import Router
-    from celery.backends.redis import RedisBackend
+    from celery.backends.redis import RedisBackend, ResultConsumer
     from celery.bootsteps import StartStopStep
-    from celery.result import AsyncResult
+    from celery.result import AsyncResult, GroupResult
     from celery.worker.consumer import Consumer
     from celery.worker.request import Request
     from kombu import Connection

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -19,7 +17,7 @@ from beatline.engine.sending import NotSentError
 from beatline.errors import ServiceError
 from beatline.installation import connect_redis
 from support.apps import open_app
-from support.servers import Server
+from support.servers import Server, frozen
 
 if TYPE_CHECKING:
     from beatline.settings import Settings
@@ -31,18 +29,6 @@ BOUND_S = 3.0
 @pytest.fixture
 def settings(make_settings: MakeSettings, own_redis: Server) -> Settings:
     return make_settings(redis_url=own_redis.url, result_url=own_redis.url, task_modules=("support.run_tasks",))
-
-
-@contextmanager
-def frozen(url: str) -> Generator[None]:
-    """The server is there, accepts connections, and says nothing."""
-    with connect_redis(url) as client:
-        pid = int(client.info("server")["process_id"])
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
+from beatline.engine.parts import so_far
 from beatline.errors import ConflictError
 
 _TO_BE_NEW: Final[ContextVar[bool]] = ContextVar("beatline_to_be_new", default=False)
@@ -47,8 +48,8 @@ def is_to_be_new() -> bool:
 
 
 def taken(run_id: str) -> ConflictError:
-    """The error of who gave an id that is taken."""
+    """The error of who gave an id that is taken, perhaps to a part of something larger."""
     return ConflictError(
-        f"There is a run {run_id} already: nothing was sent. `beatline runs show {run_id}` says what became of it; leave "
-        "the id out, and one is made."
+        f"There is a run {run_id} already: its task was not sent again. {so_far()}"
+        f"`beatline runs show {run_id}` says what became of it; leave the id out, and one is made."
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from celery import chain
+from celery import chain, group
 
 from beatline.engine.given_ids import on_behalf_of_a_run
 from beatline.engine.messages import list_key
@@ -50,9 +50,17 @@ def test_an_id_that_waits_is_refused_and_nothing_is_sent(
         lambda: app.send_task("ends.note", (2, "", "b"), task_id="mine", **later),
         lambda: chain(note.s(2, "", "b").set(task_id="mine", **later), note.si(3, "", "c")).apply_async(),
     ):
-        with pytest.raises(ConflictError, match="There is a run mine already: nothing was sent"):
+        with pytest.raises(ConflictError, match=r"There is a run mine already: its task was not sent again\. `beat"):
             send()
     assert lies_in_redis(installation) == before
+
+
+def test_a_part_of_a_group_with_an_id_that_is_taken_names_what_was_sent_before_it(app: Any) -> None:
+    note = app.tasks["ends.note"]
+    note.apply_async((1, "", "a"), task_id="mine")
+    parts = [note.s(number, "", "b").set(task_id=run_id) for number, run_id in enumerate(("new", "mine", "never"))]
+    with pytest.raises(ConflictError, match=r"Sent before it in the same call, and not taken back: new\. "):
+        group(parts).apply_async()
 
 
 def test_an_id_whose_run_was_executed_is_refused(

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, RowMapping, text
 from beatline.clock import utc_now, utc_today
 from beatline.engine.messages import StoredMessage, new_message
 from beatline.errors import NotFoundError
+from beatline.ledger.epochs import Began, look
 from beatline.ledger.events import FIELD, Event
 from beatline.ledger.history import Run, find_run
 from beatline.ledger.model import SCHEMA, metadata
@@ -62,6 +63,14 @@ def tell(installation: Installation, events: Iterable[Event]) -> None:
         for one in events:
             pipe.xadd(installation.keys.events, {FIELD: one.to_json()})
         pipe.execute()
+
+
+def long_ago(installation: Installation) -> None:
+    """Redis's epoch began so long ago that only a message's own age is in doubt."""
+    redis, keys = installation.redis, installation.keys
+    server = look(redis, keys)
+    began = Began(7, server.now_ms - 100 * 3_600_000, True, server.run_id)
+    redis.mset({keys.epoch: 7, keys.since: began.note()})
 
 
 def rows(conn: Connection, table: str) -> list[dict[str, Any]]:

@@ -112,3 +112,11 @@ def count(folder: str, number: int) -> None:
 def hog(seconds: int) -> None:
     """Sleeps in C without letting go of the interpreter."""
     ctypes.PyDLL(None).sleep(seconds)
+
+
+@shared_task(name="test.blocks")
+def blocks(folder: str, seconds: int) -> None:
+    """Sleeps in C, as a driver does that waits for its server: the interpreter goes on, gevent's hub does not."""
+    with (Path(folder) / "begun").open("a") as log:
+        log.write(f"{current_run().run_id} {current_run().attempt}\n")
+    ctypes.CDLL(None).sleep(seconds)

@@ -54,6 +54,21 @@ class Server:
                 os.killpg(self._server.pid, signal.SIGKILL)
         self._server.stop()
 
+    @contextmanager
+    def frozen(self) -> Generator[None]:
+        """As on a machine that stands still: it takes connections, and says nothing on any."""
+        assert self._server.pid is not None
+        first = psutil.Process(self._server.pid)
+        first.suspend()  # before its children are counted: it starts no more
+        still = [first, *first.children(recursive=True)]
+        try:
+            for process in still[1:]:
+                process.suspend()
+            yield
+        finally:
+            for process in still:
+                process.resume()
+
 
 def redis_server(folder: Path) -> Server:
     """A Redis with an append-only file; what it accepted survives its own death."""

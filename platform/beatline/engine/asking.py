@@ -8,10 +8,8 @@ thread brings them back once it does, whichever worker parked them.
 from __future__ import annotations
 
 import json
-import sys
-import threading
 from _queue import Empty, SimpleQueue  # under gevent the queue module's own wakes no native thread
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -21,6 +19,7 @@ from beatline.clock import monotonic_s
 from beatline.engine import headers as h
 from beatline.engine.doubt import DOUBTED_AGE_MS, Fate, Standing, Vouched, fate_of, sent_ms, was_redelivered
 from beatline.engine.messages import epoch_of, parked_key
+from beatline.engine.native import start_native
 from beatline.installation import connect_redis
 from beatline.logs import get_logger
 from beatline.secrets import mask_urls
@@ -130,7 +129,7 @@ class Asker:
 
         self._engine = open_engine(self._settings, quick=True)
         self._standings, self._measure = standings, measure
-        _start_thread(self._run)
+        start_native(self._run, "beatline-asks")
 
     def _run(self) -> None:
         redis = connect_redis(self._settings.redis_url)
@@ -212,15 +211,6 @@ class Asker:
         if self.away:
             self._pause_s = 0.0
             log.info("doubtful_messages_go_on")
-
-
-def _start_thread(target: Callable[[], None]) -> None:
-    """A native thread, also where gevent has made green ones of Python's: libpq would hold up all of those."""
-    if "gevent.monkey" in sys.modules:
-        monkey: Any = sys.modules["gevent.monkey"]
-        monkey.get_original("_thread", "start_new_thread")(target, ())
-        return
-    threading.Thread(target=target, name="beatline-asks", daemon=True).start()
 
 
 def _behind(redis: Any, question: Question) -> Iterator[str]:

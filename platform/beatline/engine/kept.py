@@ -12,12 +12,12 @@ was: whoever sends an end says which data set was known before.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from beatline.engine.native import native_lock
 from beatline.logs import get_logger
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class KeptEnds:
 
     def __init__(self, most: int = MOST_ENDS, most_bytes: int = MOST_BYTES) -> None:
         self._most, self._most_bytes = most, most_bytes
-        self._lock = threading.RLock()  # a signal handler may end a request in the middle of us
+        self._lock = native_lock()  # reentrant: a signal handler may end a request in the middle of us
         self._safe: deque[KeptEnd] = deque()
         self._again: deque[KeptEnd] = deque()
         self._bytes = 0

@@ -2,8 +2,8 @@
 
 After that an end is kept until PostgreSQL has it (see `kept`): a Redis that lost data is told it again.
 
-One native thread with its own connection, so that a task which holds the worker's main thread does not cost it its
-leases. A short run costs two round trips: its begin waits up to BEGIN_LINGER_S to travel with its end.
+One native thread with its own connection, on gevent too, so that a task which holds the worker's main thread does not
+cost it its leases. A short run costs two round trips: its begin waits up to BEGIN_LINGER_S to travel with its end.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from beatline.engine.claim import Claimed, Claims, Lease
 from beatline.engine.doubt import Vouched
 from beatline.engine.held import End, Held
 from beatline.engine.kept import KeptEnd, KeptEnds, parse_id
+from beatline.engine.native import Bell, native_lock, start_native
 from beatline.engine.server import Server
 from beatline.engine.standstill import ON_PREFORK, Standstill
 from beatline.failpoints import reach
@@ -62,10 +63,12 @@ class LeaseKeeper:
             connect_redis(settings.redis_url, single_connection_client=True, redis_connect_func=server.seen),
             settings.keys, settings.lease_s, server,
         )  # fmt: skip
+        # For the thread that renews, and for all others beside it: on gevent a connection belongs to one thread.
         self._upkeep = Claims(connect_redis(settings.redis_url), settings.keys, settings.lease_s)
+        self._beside = Claims(connect_redis(settings.redis_url), settings.keys, settings.lease_s)
         self._renew_s = settings.lease_renew_s
-        self._lock = threading.RLock()  # a signal handler may end a request in the middle of us
-        self._wake = threading.Event()
+        self._lock = native_lock()  # reentrant: a signal handler may end a request in the middle of us
+        self._wake, self._stopped = Bell(), Bell()
         self._held: dict[int, Held] = {}
         self._ends: deque[End] = deque()
         self._ending: dict[int, Lease] = {}  # whose end is on its way: on a half-open connection it takes a while
@@ -76,13 +79,13 @@ class LeaseKeeper:
         self._sleeps_until = 0.0
         self._away = False
         self._stopping = False
-        self._thread: threading.Thread | None = None
+        self._started = False
 
     def start(self) -> None:
         """Begin to renew. Called in the process that receives messages."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="beatline-leases", daemon=True)
-            self._thread.start()
+        if not self._started:
+            self._started = True
+            start_native(self._run, "beatline-leases")
             atexit.register(self._stop_at_exit, os.getpid())  # a cold shutdown sends no signal of Celery's
 
     def stop(self, timeout_s: float = 5.0) -> None:
@@ -94,9 +97,9 @@ class LeaseKeeper:
         if self._stopping:
             return
         self._stopping = True
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        self._wake.ring()
+        if self._started:
+            self._stopped.wait(timeout_s)
         give_up = monotonic_s() + timeout_s
         for lease in self.held():
             self.abandon(lease, "", begun=False)
@@ -107,7 +110,7 @@ class LeaseKeeper:
             threading.Event().wait(RETRY_S)
         for end in self._ends:
             log.error("end_not_sent", run_id=end.lease.run_id, attempt=end.lease.attempt, end=end.event.to_json())
-        for claims in (self._claims, self._upkeep):
+        for claims in (self._claims, self._upkeep, self._beside):
             claims.close()
 
     def claim(
@@ -140,7 +143,7 @@ class LeaseKeeper:
         with self._lock:
             self._held.setdefault(lease.fence, Held(lease)).parks = True
         try:
-            self._upkeep.park_if_lost(lease)
+            self._beside.park_if_lost(lease)
         except RedisError as exc:
             log.warning("on_lost_not_noted", run_id=lease.run_id, error=str(exc), then="it is repeated if it is lost")
 
@@ -168,7 +171,7 @@ class LeaseKeeper:
                 self._claims.begin(lease, started.to_json())
                 held.untold = None
         if too_late:
-            self._wake.set()
+            self._wake.ring()
 
     def rest(self, lease: Lease) -> None:
         """The run has ended, and its lease is held and renewed until `finish`."""
@@ -179,7 +182,7 @@ class LeaseKeeper:
 
     def confirm(self, leases: Sequence[Lease]) -> frozenset[int]:
         """Renew leases now, and return the fences of those that have passed to another. Raises redis.RedisError."""
-        return self._upkeep.renew(leases).gone
+        return self._beside.renew(leases).gone
 
     def finish(self, end: End) -> bool:
         """End an attempt. False: refused. While Redis does not answer the end is kept and sent again, and counts."""
@@ -270,13 +273,14 @@ class LeaseKeeper:
                 due = 0.0 if self.kept.to_send else self._next_renewal
                 self._sleeps_until = min(due, min(begins, default=due))
             self._wake.wait(max(0.0, self._sleeps_until - monotonic_s()))
-            self._wake.clear()
             renew = monotonic_s() >= self._next_renewal
             if renew:
                 self._next_renewal = monotonic_s() + self._renew_s
             if not self._once(renew=renew):
-                threading.Event().wait(RETRY_S)  # not `_wake`: every begin sets it
+                threading.Event().wait(RETRY_S)  # not `_wake`: every begin rings it
                 self._next_renewal = 0.0  # what Redis still has is to be known as soon as it answers
+        self._upkeep.close()  # what is left to do is done by who stops us, over a connection of its own
+        self._stopped.ring()
 
     def _once(self, *, renew: bool = False) -> bool:
         """Do what is due; renewing comes first. False: Redis does not answer."""
@@ -363,10 +367,10 @@ class LeaseKeeper:
         if not gone:
             return
         with self._lock:
-            for fence in [fence for fence, held in self._held.items() if held.lease.fence in gone]:
-                lost = self._held.pop(fence)
-                why = {"task": lost.task, "then": "its end will be refused", "why": ON_PREFORK} if lost.accepted else {}
-                log.warning("lease_lost", run_id=lost.lease.run_id, attempt=lost.lease.attempt, **why)
+            all_lost = [self._held.pop(fence) for fence in gone if fence in self._held]
+        for lost in all_lost:
+            why = {"task": lost.task, "then": "its end will be refused", "why": ON_PREFORK} if lost.accepted else {}
+            log.warning("lease_lost", run_id=lost.lease.run_id, attempt=lost.lease.attempt, **why)
 
     def running(self, *, hung: bool | None = None) -> tuple[str, ...]:
         """The runs that hold slots here, as task and run id: those past their hard limit and its grace, the others, or

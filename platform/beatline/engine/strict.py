@@ -15,6 +15,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
@@ -24,12 +25,14 @@ from kombu.utils.json import dumps
 
 from beatline.clock import monotonic_s, utc_now
 from beatline.engine import headers as h
+from beatline.engine.claim import Claims
 from beatline.engine.delay import waits
 from beatline.engine.held import End
 from beatline.engine.lease import LeaseKeeper
 from beatline.engine.messages import accepted_event
+from beatline.engine.native import call_native
 from beatline.failpoints import reach
-from beatline.installation import Installation
+from beatline.installation import Installation, connect_redis
 from beatline.ledger.events import Event
 from beatline.logs import get_logger
 from beatline.secrets import mask_urls
@@ -142,10 +145,11 @@ class StrictEnds:
 
         def still_ours() -> bool:
             """A commit that comes late could be that of a holder whose lease has passed to another."""
-            return monotonic_s() - checked < half_s or not self._gone(ours)
+            return monotonic_s() - checked < half_s or not self._gone_meanwhile(ours)
 
         reach("strict.checked")
-        if ours and not commit(self._installation, [waiting.end.event for waiting in ours], still_ours):
+        events = [waiting.end.event for waiting in ours]
+        if ours and not call_native(lambda: commit(self._installation, events, still_ours)):
             return  # looked at anew
         if self._pause_s:
             log.info("strict_ends_committed", count=len(ours))
@@ -156,6 +160,12 @@ class StrictEnds:
 
     def _gone(self, batch: list[_Waiting]) -> frozenset[int]:
         return self._keeper.confirm([waiting.end.lease for waiting in batch])
+
+    def _gone_meanwhile(self, batch: list[_Waiting]) -> frozenset[int]:
+        """In the thread that commits, which may be another than the keeper's connections belong to."""
+        settings = self._installation.settings
+        with closing(Claims(connect_redis(settings.redis_url), settings.keys, settings.lease_s)) as claims:
+            return claims.renew([waiting.end.lease for waiting in batch]).gone
 
     def _settle(self, waiting: _Waiting) -> None:
         self._keeper.finish(waiting.end)
@@ -207,7 +217,7 @@ def commit_next(message: dict[str, Any], queue: str) -> None:
     pause_s = 0.0
     while True:
         try:
-            commit(installation, [event], lambda: True)
+            call_native(lambda: commit(installation, [event], lambda: True))
         except SQLAlchemyError as exc:
             if not pause_s:
                 log.warning("retry_waits_for_commit", run_id=event.run_id, error=mask_urls(str(exc).partition("\n")[0]))

@@ -22,13 +22,12 @@ from beatline.engine.messages import list_key, parked_key
 from beatline.engine.publish import message_of
 from beatline.installation import Installation
 from beatline.ledger.database import open_engine, upgrade
-from beatline.ledger.epochs import Began, look
 from beatline.ledger.store import insert_runs
 from beatline.queues.census import lengths
 from beatline.settings import Settings
 from support import run_tasks
 from support.apps import open_app
-from support.ledger import new_run, run_row
+from support.ledger import long_ago, new_run, run_row
 from support.processes import Spawned, StartProcess, StartWorker
 from support.servers import Server
 from support.serving import MakeSettings
@@ -62,14 +61,6 @@ def ran(folder: Path) -> Counter[str]:
     begun = folder / "begun"
     lines = begun.read_text().splitlines() if begun.exists() else []
     return Counter(line.split()[0] for line in lines)
-
-
-def long_ago(installation: Installation) -> None:
-    """The epoch began so long ago that only a message's own age is in doubt."""
-    redis, keys = installation.redis, installation.keys
-    server = look(redis, keys)
-    began = Began(7, server.now_ms - int(100 * HOUR_S * 1000), True, server.run_id)
-    redis.mset({keys.epoch: 7, keys.since: began.note()})
 
 
 def queue(app: Any, installation: Installation, folder: Path, run_id: str, *, age_s: float = OLD_S, stock: bool = False,

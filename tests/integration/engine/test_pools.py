@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from beatline.ledger.history import attempts_of
 from beatline.ledger.states import RunState
 from support import run_tasks
 from support.ledger import state_of
+from support.pools import GEVENT, POOLS
 from support.processes import StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -22,11 +22,6 @@ from support.waiting import wait_until
 TESTS = str(Path(run_tasks.__file__).parents[1])
 ENV = {"PYTHONPATH": os.pathsep.join(filter(None, (TESTS, os.environ.get("PYTHONPATH"))))}
 
-without_gevent = pytest.mark.skipif(
-    find_spec("gevent") is None,
-    reason="gevent has no wheel for macOS with CPython 3.11: build it to use, and to test, that pool there",
-)
-POOLS = ["prefork", "threads", "solo", pytest.param("gevent", marks=without_gevent)]
 
 pytestmark = pytest.mark.proof
 
@@ -83,3 +78,21 @@ def test_the_run_of_a_killed_worker_is_run_by_another(
     wait_until(lambda: state_of(installation, sent) is RunState.SUCCEEDED, timeout_s=20)
     assert outcomes(installation, sent) == [(1, "lost"), (2, "succeeded")]
     assert (tmp_path / "begun").read_text() == f"{sent} 1\n{sent} 2\n"
+
+
+@pytest.mark.parametrize("pool", [GEVENT])
+def test_a_body_that_blocks_in_c_for_longer_than_a_lease_costs_no_run_its_lease(
+    installation: Installation, app: Any, worker: StartWorker, recorder: StartProcess, tmp_path: Path, pool: str
+) -> None:
+    recorder()
+    blocked = worker("default", pool=pool, concurrency=2, env=ENV)
+    beside = app.tasks["test.usual"].delay(str(tmp_path)).id
+    wait_until(lambda: state_of(installation, beside) is RunState.RUNNING)
+    blocks = app.tasks["test.blocks"].delay(str(tmp_path), 7).id  # two leases
+    wait_until(lambda: blocks in (tmp_path / "begun").read_text())
+    worker("default", pool=pool, env=ENV)  # would execute what is lost
+    (tmp_path / "go").touch()
+    for run_id in (beside, blocks):
+        wait_until(partial(has_ended, installation, run_id, "succeeded"), timeout_s=15)
+    assert (tmp_path / "begun").read_text() == f"{beside} 1\n{blocks} 1\n"
+    assert "leases_lapsed" not in blocked.output()

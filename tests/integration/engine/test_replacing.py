@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from beatline.ledger.states import RunState
 from beatline.queues.census import workers
 from support import policy_tasks
 from support.ledger import state_of
+from support.pools import GEVENT
 from support.processes import StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -32,11 +32,6 @@ ENV = {
     "PYTHONPATH": os.pathsep.join(filter(None, (TESTS, os.environ.get("PYTHONPATH")))),
     "BEATLINE_TEST_HUNG_GRACE_S": "0.2",
 }
-
-without_gevent = pytest.mark.skipif(
-    find_spec("gevent") is None,
-    reason="gevent has no wheel for macOS with CPython 3.11: build it to use, and to test, that pool there",
-)
 
 
 @pytest.fixture
@@ -50,7 +45,7 @@ def counted(folder: Path) -> Counter[str]:
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("pool", ["threads", pytest.param("gevent", marks=without_gevent)])
+@pytest.mark.parametrize("pool", ["threads", GEVENT])
 def test_a_run_that_hangs_is_dead_after_three_and_costs_no_other_run_anything(
     installation: Installation, app: Any, worker: StartWorker, recorder: StartProcess, tmp_path: Path, pool: str
 ) -> None:

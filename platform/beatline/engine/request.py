@@ -211,7 +211,7 @@ class LeasedRequest(Request):
         """Whether the run, which has not begun, will not: no pool has it, or it has let go of it."""
         if self._handed_to is None:
             return True
-        future = getattr(self._handed_to, "f", None)  # of a pool of threads
+        future = getattr(self._handed_to, "f", None)  # of threads, and of gevent (see greenlets)
         return future is not None and bool(future.cancel())
 
     def end_cancelled(self, how: str = "") -> None:

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from beatline.clock import utc_now
 from beatline.engine import headers as h
 from beatline.engine.claim import Dropped, Lease
+from beatline.engine.greenlets import wait_in_pool
 from beatline.engine.held import End
 from beatline.engine.lease import LeaseKeeper
 from beatline.engine.messages import attempt_of
@@ -95,6 +96,7 @@ class Leases(StartStopStep):
         """Begin to renew, in the process that receives messages."""
         keeper_of(parent.app).start()
         keep_what_is_handed_over(parent.pool)
+        wait_in_pool(parent.pool)
 
     def info(self, parent: Any) -> dict[str, Any]:
         """What `inspect stats` says of the leases here."""

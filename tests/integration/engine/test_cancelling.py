@@ -26,6 +26,7 @@ from beatline.ledger.states import EventKind
 from beatline.ledger.write import write
 from support import run_tasks
 from support.ledger import accepted, event, known_run, run_of, state_of
+from support.pools import GEVENT, only_with_gevent
 from support.processes import Spawn, StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -99,7 +100,13 @@ def test_a_queued_run_ends_at_once_and_its_message_is_dropped(
 
 
 @pytest.mark.parametrize(
-    ("pool", "task"), [("prefork", "test.obeys"), ("solo", "test.obeys"), ("threads", "test.asks")]
+    ("pool", "task"),
+    [
+        ("prefork", "test.obeys"),
+        ("solo", "test.obeys"),
+        ("threads", "test.asks"),
+        pytest.param("gevent", "test.asks", marks=only_with_gevent),
+    ],
 )
 def test_a_running_run_is_told_and_what_follows_it_is_not_called(
     installation: Installation, app: Any, worker: StartWorker, recorder: StartProcess, cancel: Cancel, tmp_path: Path,
@@ -296,7 +303,7 @@ def test_a_wipe_of_redis_revives_nothing(
     assert not (tmp_path / "begun").exists()
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", GEVENT])
 def test_what_a_worker_has_taken_and_not_begun_does_not_begin(
     installation: Installation, app: Any, worker: StartWorker, recorder: StartProcess, cancel: Cancel, tmp_path: Path,
     pool: str,

@@ -22,13 +22,13 @@ from beatline.queues.draining import drain
 from beatline.queues.overview import overview
 from beatline.queues.pausing import pause, resume
 from support import run_tasks
+from support.pools import POOLS
 from support.processes import Spawned, StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
 
 TESTS = str(Path(run_tasks.__file__).parents[1])
 ENV = {"PYTHONPATH": os.pathsep.join(filter(None, (TESTS, os.environ.get("PYTHONPATH"))))}
-POOLS = ["prefork", "threads", "solo"]
 
 pytestmark = pytest.mark.proof
 

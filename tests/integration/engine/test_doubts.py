@@ -28,6 +28,7 @@ from beatline.settings import Settings
 from support import run_tasks
 from support.apps import open_app
 from support.ledger import long_ago, new_run, run_row
+from support.pools import POOLS
 from support.processes import Spawned, StartProcess, StartWorker
 from support.servers import Server
 from support.serving import MakeSettings
@@ -113,7 +114,7 @@ def said(process: Spawned, event: str) -> list[str]:
     return [line for line in process.output().splitlines() if event in line]
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", POOLS)
 def test_an_old_message_runs_only_if_its_run_has_not_ended(
     app: Any, installation: Installation, folder: Path, worker: StartWorker, pool: str
 ) -> None:

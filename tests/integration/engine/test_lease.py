@@ -169,6 +169,20 @@ def test_a_late_end_leaves_the_next_attempt_its_lease(
     assert kinds(installation) == ["refused", "began, succeeded"]
 
 
+def test_a_run_has_ten_seconds_past_its_hard_limit_before_it_hangs(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = LeaseKeeper(installation.settings)  # which renews nothing: only the clock goes on
+    lease, began = claim(keeper), monotonic_s()
+    monkeypatch.setattr("beatline.engine.lease.monotonic_s", lambda: began)
+    keeper.begin(lease, event(lease), 60.0)
+    monkeypatch.setattr("beatline.engine.lease.monotonic_s", lambda: began + 69.9)
+    assert (keeper.held(), keeper.running(hung=True)) == ((lease,), ())
+    monkeypatch.setattr("beatline.engine.lease.monotonic_s", lambda: began + 70.0)
+    assert (keeper.held(), keeper.running(hung=True)) == ((), ("t r1",))
+    keeper.stop()
+
+
 def test_a_hung_run_is_renewed_no_more(
     keeper: LeaseKeeper, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

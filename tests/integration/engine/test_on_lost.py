@@ -19,6 +19,7 @@ from beatline.ledger.states import RunState
 from support import policy_tasks
 from support.apps import close, open_app
 from support.ledger import state_of
+from support.pools import only_with_gevent
 from support.processes import StartProcess, StartWorker
 from support.serving import MakeSettings
 from support.waiting import wait_until
@@ -49,12 +50,17 @@ def test_the_policy_travels_in_the_message(app: Any, installation: Installation,
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("sender", ["ours", "stranger", "stock"])
+@pytest.mark.parametrize(
+    ("sender", "pool"),
+    [("ours", "prefork"), ("stranger", "prefork"), ("stock", "prefork"), ("ours", "threads"),
+     pytest.param("ours", "gevent", marks=only_with_gevent)],
+)  # fmt: skip
 def test_a_lost_run_is_parked_and_not_repeated(
-    installation: Installation, app: Any, worker: StartWorker, recorder: StartProcess, tmp_path: Path, sender: str
-) -> None:
+    installation: Installation, app: Any, worker: StartWorker, recorder: StartProcess, tmp_path: Path, sender: str,
+    pool: str,
+) -> None:  # fmt: skip
     recorder()
-    victim = worker("default", env=ENV)
+    victim = worker("default", pool=pool, env=ENV)
     if sender == "ours":
         sent = app.tasks["test.parked"].delay(str(tmp_path)).id
     elif sender == "stranger":
@@ -66,7 +72,7 @@ def test_a_lost_run_is_parked_and_not_repeated(
     wait_until(lambda: state_of(installation, sent) is RunState.RUNNING)
     assert installation.redis.hexists(installation.keys.run(sent), PARKS) is (sender == "stranger")
     victim.kill()
-    worker("default", env=ENV)
+    worker("default", pool=pool, env=ENV)
     wait_until(lambda: state_of(installation, sent) is RunState.DEAD, timeout_s=20)
     with installation.engine.connect() as conn:
         run = find_run(conn, sent)

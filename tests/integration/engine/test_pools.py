@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import chain, chord, group
 
 from beatline.installation import Installation
 from beatline.ledger.history import attempts_of
@@ -62,6 +63,27 @@ def test_runs_end_in_every_way_and_a_long_one_keeps_its_lease(
     assert outcomes(installation, again) == [(1, "retried"), (2, "succeeded")]
     assert (tmp_path / "begun").read_text() == f"{strict} 1\n"
     assert outcomes(installation, strict) == [(1, "succeeded")]
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo", GEVENT])
+def test_what_follows_a_run_follows_it_as_on_prefork(
+    installation: Installation, app: Any, worker: StartWorker, tmp_path: Path, pool: str
+) -> None:
+    worker("default", pool=pool, concurrency=1 if pool == "solo" else 2, env=ENV)
+    add, folder = app.tasks["test.add"], str(tmp_path)
+    linked = add.apply_async((1, 1), link=app.signature("test.count", (folder, 7), immutable=True))
+    replaced = app.tasks["test.replace"].delay(add.s(3, 4))
+    sent = [
+        (linked, 2),
+        (replaced, 7),
+        (chain(add.s(1, 2), add.s(3)).delay(), 6),
+        (group(add.s(i, i) for i in range(3)).delay(), [0, 2, 4]),
+        (chord((add.s(i, i) for i in range(3)), add.si(5, 5)).delay(), 10),
+    ]
+    for result, expected in sent:
+        assert result.get(timeout=10) == expected
+    wait_until(lambda: (tmp_path / "counted").exists() and installation.redis.zcard(installation.keys.leases) == 0)
+    assert (tmp_path / "counted").read_text() == "7\n"
 
 
 @pytest.mark.parametrize("pool", POOLS)

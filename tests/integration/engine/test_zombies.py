@@ -24,6 +24,7 @@ from beatline.task import guard
 from support import ending_tasks as tasks
 from support.apps import open_app
 from support.ledger import state_of
+from support.pools import POOLS
 from support.sizes import ROOT
 from support.waiting import wait_until
 
@@ -92,7 +93,7 @@ class Overtaken:
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", POOLS)
 def test_a_late_end_is_refused_with_its_result_its_link_and_its_chain(
     app: Any, installation: Installation, worker: StartWorker, recorder: StartProcess, tmp_path: Path, pool: str
 ) -> None:
@@ -112,12 +113,20 @@ def test_a_late_end_is_refused_with_its_result_its_link_and_its_chain(
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("task", ["ends.hold", "ends.hold_and_replace", "ends.retry", "ends.retry_foreign"])
+@pytest.mark.parametrize(
+    ("pool", "task"),
+    [
+        ("prefork", "ends.hold"), ("prefork", "ends.hold_and_replace"), ("prefork", "ends.retry"),
+        ("prefork", "ends.retry_foreign"), ("threads", "ends.hold"), ("threads", "ends.hold_and_replace"),
+        ("threads", "ends.retry"),
+    ],
+)  # fmt: skip
 def test_a_late_failure_a_late_replacement_and_a_late_retry_call_nobody(
-    app: Any, installation: Installation, worker: StartWorker, recorder: StartProcess, tmp_path: Path, task: str
-) -> None:
+    app: Any, installation: Installation, worker: StartWorker, recorder: StartProcess, tmp_path: Path, pool: str,
+    task: str,
+) -> None:  # fmt: skip
     recorder()
-    overtaken = Overtaken(installation, worker, tmp_path, "prefork")
+    overtaken = Overtaken(installation, worker, tmp_path, pool)
     folder = str(tmp_path)
     fails = {"fails": 1} if task == "ends.hold" else {}
     run = app.tasks[task].apply_async((folder,), fails, link_error=app.tasks["ends.note"].si(0, folder, "errback"))

@@ -53,16 +53,19 @@ def suspects(installation: Installation) -> int:
         return lost_suspects(installation, conn).count
 
 
-@pytest.mark.parametrize(("lease_s", "fault"), [(5.0, "killed"), (5.0, EMPTIED), (1.0, "killed")])
+@pytest.mark.parametrize(
+    ("lease_s", "fault", "pool"),
+    [(5.0, "killed", "prefork"), (5.0, "killed", "threads"), (5.0, EMPTIED, "prefork"), (1.0, "killed", "prefork")],
+)
 def test_a_killed_workers_run_is_running_again_in_time(
     installation: Installation, app: Any, worker: StartWorker, recorder: StartProcess, tmp_path: Path, lease_s: float,
-    fault: str,
+    fault: str, pool: str,
 ) -> None:  # fmt: skip
     recorder()
-    victim = worker("default", env=_ENV)
+    victim = worker("default", pool=pool, env=_ENV)
     app.tasks["test.hold"].delay(str(tmp_path))
     wait_until(partial(is_running, installation))
-    worker("default", env=_ENV)  # its slot is free, and it has met the epoch
+    worker("default", pool=pool, env=_ENV)  # its slot is free, and it has met the epoch
     victim.kill()
     since = monotonic_s()
     if fault == EMPTIED:

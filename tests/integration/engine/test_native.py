@@ -67,7 +67,7 @@ def test_strict_runs_that_wait_for_a_frozen_postgresql_cost_no_run_its_lease(
     succeeds(installation, app.tasks["test.strict"].delay(str(before)).id)  # over a connection that stays open
     ends, lasts = app.tasks["test.strict"].delay(str(strict)).id, app.tasks["test.usual"].delay(str(usual)).id
     wait_until(lambda: lines(strict / "begun") and lines(usual / "begun"))
-    worker("default", pool="gevent", env=ENV)  # would execute what is lost
+    worker("default", env=ENV)  # would execute what is lost
     with own_postgres.frozen():
         (strict / "go").touch()
         again = app.tasks["test.strict_retry"].delay(str(tmp_path), "first").id

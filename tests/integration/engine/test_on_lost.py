@@ -72,7 +72,7 @@ def test_a_lost_run_is_parked_and_not_repeated(
     wait_until(lambda: state_of(installation, sent) is RunState.RUNNING)
     assert installation.redis.hexists(installation.keys.run(sent), PARKS) is (sender == "stranger")
     victim.kill()
-    worker("default", pool=pool, env=ENV)
+    worker("default", env=ENV)
     wait_until(lambda: state_of(installation, sent) is RunState.DEAD, timeout_s=20)
     with installation.engine.connect() as conn:
         run = find_run(conn, sent)

@@ -110,9 +110,9 @@ def test_a_body_that_blocks_in_c_for_longer_than_a_lease_costs_no_run_its_lease(
     blocked = worker("default", pool=pool, concurrency=2, env=ENV)
     beside = app.tasks["test.usual"].delay(str(tmp_path)).id
     wait_until(lambda: state_of(installation, beside) is RunState.RUNNING)
-    blocks = app.tasks["test.blocks"].delay(str(tmp_path), 7).id  # two leases
+    blocks = app.tasks["test.blocks"].delay(str(tmp_path), 6).id  # two leases
     wait_until(lambda: blocks in (tmp_path / "begun").read_text())
-    worker("default", pool=pool, env=ENV)  # would execute what is lost
+    worker("default", env=ENV)  # would execute what is lost
     (tmp_path / "go").touch()
     for run_id in (beside, blocks):
         wait_until(partial(has_ended, installation, run_id, "succeeded"), timeout_s=15)

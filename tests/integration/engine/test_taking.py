@@ -141,7 +141,7 @@ def test_a_drained_worker_finishes_what_runs_and_gives_back_the_rest(
     if pool != "solo":  # which may take more, before it looks
         assert waits(installation, "default") == 2
         assert log_of(tmp_path, "done") == [f"{runs[0]} 1"]
-    worker("default", pool=pool, env=ENV)
+    worker("default", env=ENV)
     for run_id in runs:
         wait_until(partial(has_succeeded, installation, run_id))
     with installation.engine.connect() as conn:

@@ -63,9 +63,11 @@ def in_async_session(driver: str, url: str, use: Callable[[AsyncSession], Awaita
 @contextmanager
 def a_session(url: str) -> Generator[Session]:
     engine = create_engine(over("psycopg", url))
-    with Session(engine) as session:
-        yield session
-    engine.dispose()
+    try:
+        with Session(engine) as session:
+            yield session
+    finally:
+        engine.dispose()
 
 
 def standing(installation: Installation) -> list[str]:
@@ -158,10 +160,12 @@ def test_a_scoped_async_session_will_do(installation: Installation, driver: str)
     async def run() -> None:
         engine = create_async_engine(over(driver, installation.settings.database_url), poolclass=NullPool)
         scoped = async_scoped_session(async_sessionmaker(engine), asyncio.current_task)
-        await beatline.submit("test.add", (1, 2), run_id="r1", session=scoped)
-        await scoped.commit()
-        await scoped.remove()
-        await engine.dispose()
+        try:
+            await beatline.submit("test.add", (1, 2), run_id="r1", session=scoped)
+            await scoped.commit()
+        finally:
+            await scoped.remove()
+            await engine.dispose()
 
     asyncio.run(run())
     both(installation, "r1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +17,7 @@ from beatline.engine.claim import Claims
 from beatline.engine.messages import STEPS, list_key, parked_key
 from beatline.engine.publish import publish_stored
 from beatline.ledger import missing
+from beatline.ledger.apply import message_binding
 from beatline.ledger.epochs import look
 from beatline.ledger.missing import MissingMessages
 from beatline.ledger.store import insert_runs, mark_queued
@@ -30,12 +31,12 @@ Look = Callable[[], None]
 
 _RUNS = """
     WITH made AS (
-        SELECT 'run-' || n AS id, CAST(:first AS timestamptz) + n * interval '10 ms' AS at
-        FROM generate_series(0, :count - 1) n
+        SELECT * FROM unnest(CAST(:ids AS text[]), CAST(:times AS timestamptz[]), CAST(:sealed AS bytea[]))
+            AS made (id, at, sealed)
     ), days AS (INSERT INTO beatline.run_days (id, day) SELECT id, :day FROM made)
     INSERT INTO beatline.runs (day, id, task, queue, state, progress, attempt, changed_at, priority, message,
         message_attempt, accepted_at, queued_at)
-    SELECT :day, id, 'tests.work', 'default', 'queued', 11, 1, at, 0, 'sealed', 1, at, at FROM made
+    SELECT :day, id, 'tests.work', 'default', 'queued', 11, 1, at, 0, sealed, 1, at, at FROM made
 """
 
 
@@ -139,17 +140,20 @@ def test_a_deleted_key_loses_nothing_and_doubles_nothing(
 
 
 def test_what_was_taken_along_from_the_end_of_a_backlog_needs_no_reading(
-    installation: Installation, search: Look, monkeypatch: pytest.MonkeyPatch
+    installation: Installation, search: Look
 ) -> None:
-    monkeypatch.setattr(missing, "SETTLE_S", 3600.0)
     submit(installation, "oldest", age_s=700.0)
     submit(installation, "a", "b", age_s=600.0)
+    client: Any = installation.redis
+    index = installation.keys.index("default")
+    client.zadd(index, dict.fromkeys(("a", "b"), 1))
     search()
     take(installation, "oldest")
     search()
     assert listed(installation) == ["a", "b"], "a worker may be about to claim it"
     search()
     assert listed(installation) == ["a", "b", "oldest"]
+    assert [client.zscore(index, run_id) for run_id in "ab"] == [1, 1], "reading notes what it sees"
 
 
 def test_what_a_worker_claims_a_moment_later_is_not_sent_again(installation: Installation, search: Look) -> None:
@@ -199,19 +203,13 @@ def test_an_hours_backlog_of_100000_is_left_alone_and_the_one_that_is_missing_is
     installation: Installation, search: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(missing, "PAGES", 50)
-    count, first = 100_000, utc_now() - timedelta(hours=1)
-    with installation.engine.begin() as conn:
-        conn.execute(text(_RUNS), {"count": count, "first": first, "day": utc_today()})
-        conn.execute(text("ANALYZE beatline.runs"))
-    _fill(installation, count, first.timestamp())
+    count = 100_000
+    _submit_backlog(installation, count, utc_now() - timedelta(hours=1))
+    key = list_key(installation.keys, "default", 0)
     for _ in range(6):  # the whole backlog, and more
         search()
-    assert installation.redis.llen(list_key(installation.keys, "default", 0)) == count
+    assert installation.redis.llen(key) == count, "each could be sent again, and none was"
 
-    with installation.engine.begin() as conn:
-        sealed = installation.keyring.encrypt(message("run-60000").payload.encode(), bound_to="run:run-60000")
-        conn.execute(text("UPDATE beatline.runs SET message = :m WHERE id = 'run-60000'"), {"m": sealed})
-    key = list_key(installation.keys, "default", 0)
     assert installation.redis.lrem(key, 1, installation.redis.lindex(key, count - 1 - 60_000)) == 1
     monkeypatch.setattr(missing, "PAGES", 1)  # nothing else would find it as fast as its list does
     for _ in range(missing.STEADY + 1):
@@ -221,17 +219,23 @@ def test_an_hours_backlog_of_100000_is_left_alone_and_the_one_that_is_missing_is
     assert installation.redis.zcard(installation.keys.index("default")) == count
 
 
-def _fill(installation: Installation, count: int, first: float) -> None:
-    """Put their messages into the list and the index, as their senders did."""
-    head = {"task": "tests.work", "bl_v": 1, "bl_attempt": 1, "bl_day": utc_today().isoformat()}
+def _submit_backlog(installation: Installation, count: int, first: datetime) -> None:
+    """Accept and publish so many runs, one every 10 ms, as their senders did: each has its message, which opens."""
     client: Any = installation.redis
+    seal, said = installation.keyring.encrypt, json.loads(message("run").payload)
     for start in range(0, count, 5000):
-        runs = {f"run-{n}": first + n / 100 for n in range(start, start + 5000)}
-        payloads = [
-            json.dumps({"headers": head | {"id": run_id, "bl_published": at}, "properties": {}, "body": ""})
-            for run_id, at in runs.items()
-        ]
+        times = {f"run-{n}": first + n * timedelta(milliseconds=10) for n in range(start, start + 5000)}
+        payloads: dict[str, str] = {}
+        for run_id, at in times.items():
+            said["headers"] |= {"id": run_id, "bl_published": at.timestamp()}
+            payloads[run_id] = json.dumps(said)
+        sealed = [seal(one.encode(), bound_to=message_binding(run_id)) for run_id, one in payloads.items()]
+        rows = {"ids": list(times), "times": list(times.values()), "sealed": sealed, "day": utc_today()}
+        with installation.engine.begin() as conn:
+            conn.execute(text(_RUNS), rows)
         with client.pipeline(transaction=False) as pipe:
-            pipe.lpush(list_key(installation.keys, "default", 0), *payloads)
-            pipe.zadd(installation.keys.index("default"), {one: at * 1000 for one, at in runs.items()})
+            pipe.lpush(list_key(installation.keys, "default", 0), *payloads.values())
+            pipe.zadd(installation.keys.index("default"), {one: at.timestamp() * 1000 for one, at in times.items()})
             pipe.execute()
+    with installation.engine.begin() as conn:
+        conn.execute(text("ANALYZE beatline.runs"))

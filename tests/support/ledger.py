@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, RowMapping, text
 
 from beatline.clock import utc_now, utc_today
 from beatline.engine.messages import StoredMessage, new_message
 from beatline.errors import NotFoundError
+from beatline.ledger import partitions
 from beatline.ledger.epochs import Began, look
 from beatline.ledger.events import FIELD, Event
 from beatline.ledger.history import Run, find_run
@@ -22,6 +23,13 @@ from beatline.ledger.store import NewRun
 
 if TYPE_CHECKING:
     from beatline.installation import Installation
+
+_CROWD: Final = """
+    INSERT INTO beatline.runs (day, id, task, queue, state, progress, attempt, changed_at, accepted_at, eta, message)
+    SELECT CAST(:today AS date) + n % 10, 'crowd-' || n, 'tests.work', 'default', 'delayed', 10, 1, now(), now(),
+        now() + interval '1 day' + n * interval '1 second', convert_to(repeat('m', 500), 'UTF8')
+    FROM generate_series(1, :count) n
+"""
 
 
 def event(kind: EventKind, run_id: str, *, attempt: int = 1, day: date | None = None, **facts: Any) -> Event:
@@ -77,6 +85,14 @@ def rows(conn: Connection, table: str) -> list[dict[str, Any]]:
     """Every row of a table of ours, in the order of its text."""
     found = [dict(row) for row in conn.execute(metadata.tables[f"{SCHEMA}.{table}"].select()).mappings()]
     return sorted(found, key=lambda row: json.dumps(row, default=str))
+
+
+def delay_a_crowd(installation: Installation, count: int) -> None:
+    """So many other runs that wait for days, over ten days' partitions, each with as much of a message as most have."""
+    with installation.engine.begin() as conn:
+        partitions.ensure(conn, utc_today(), ahead=9)
+        conn.execute(text(_CROWD), {"today": utc_today(), "count": count})
+        conn.execute(text("ANALYZE beatline.runs"))
 
 
 def run_of(installation: Installation, run_id: str) -> Run:

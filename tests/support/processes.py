@@ -73,6 +73,13 @@ class Spawned:
         self.send(signal.SIGTERM)
         return self.wait(timeout_s)
 
+    def resident_mb(self) -> float:
+        """What it and its children hold of the memory. A page that several share counts for each: so it does not matter
+        who else shares it, and for how long."""
+        process = psutil.Process(self.pid)
+        held = sum(int(one.memory_info().rss) for one in (process, *process.children(recursive=True)))
+        return held / 2**20
+
     def lose_connections(self, client: Any, command: str) -> int:
         """Have the server close what this process has open and last used for `command`; how many those were."""
         ours = {

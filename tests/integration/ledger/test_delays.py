@@ -31,7 +31,7 @@ from beatline.ledger.write import write
 from beatline.secrets import Keyring, new_key
 from support import keys
 from support.apps import open_app
-from support.ledger import event, message, new_run, rows, run_row, tell, waiting
+from support.ledger import delay_a_crowd, event, message, new_run, rows, run_row, tell, waiting
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -359,25 +359,10 @@ def test_runs_whose_cancelling_waits_for_redis_are_not_sent_and_hide_nobody(
     assert ledger.row("r00")["state"] == "delayed"
 
 
-@pytest.fixture
-def crowd(ledger: _Ledger) -> int:
-    """A hundred thousand others that wait, over ten days' partitions."""
-    with ledger.installation.engine.begin() as conn:
-        partitions.ensure(conn, utc_today(), ahead=9)
-        conn.execute(
-            text(
-                "INSERT INTO beatline.runs (day, id, task, queue, state, progress, attempt, changed_at, accepted_at, eta) "
-                "SELECT CAST(:today AS date) + n % 10, 'crowd-' || n, 'tests.work', 'default', 'delayed', 10, 1, now(), "
-                "now(), now() + interval '1 hour' + n * interval '1 second' FROM generate_series(1, 100000) n"
-            ),
-            {"today": utc_today()},
-        )
-        conn.execute(text("ANALYZE beatline.runs"))
-    return 100_000
-
-
 @pytest.mark.proof
-def test_a_due_run_is_found_at_once_among_a_hundred_thousand(ledger: _Ledger, crowd: int) -> None:
+def test_a_due_run_is_found_at_once_among_a_hundred_thousand(ledger: _Ledger) -> None:
+    crowd = 100_000
+    delay_a_crowd(ledger.installation, crowd)
     ledger.delay(*(f"r{n}" for n in range(100)))
     with ledger.installation.engine.begin() as conn:
         conn.execute(text("UPDATE beatline.runs SET eta = now() WHERE id LIKE 'r%'"))

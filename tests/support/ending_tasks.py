@@ -101,6 +101,12 @@ def heard() -> None:
     """A task whose result is kept."""
 
 
+@shared_task(name="ends.takes")
+def takes(seconds: float) -> None:
+    """A task that takes its time."""
+    time.sleep(seconds)
+
+
 @shared_task(name="ends.deep", bind=True)
 def deep(self: Any, depth: int = 2) -> Any:
     """A task that calls itself in place."""

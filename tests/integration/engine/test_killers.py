@@ -14,6 +14,7 @@ from billiard.exceptions import WorkerLostError
 from celery import chord
 from celery.exceptions import ChordError
 
+from beatline.clock import monotonic_s
 from beatline.engine.deaths import death_reason, largest_child_mb
 from beatline.errors import RunDeadError
 from beatline.ledger.history import attempts_of
@@ -79,6 +80,34 @@ def test_what_kills_its_process_is_dead_after_three_and_its_neighbours_end_meanw
     assert lives == sorted(lives), "no attempt begins before the one before it is gone"
     wait_until(lambda: (tmp_path / "notes").exists())
     assert (tmp_path / "notes").read_text() == "errback 0\n", "once, when the run was dead, and not for each attempt"
+
+
+def took_s(app: Any, killers: str = "") -> float:
+    """How long 150 runs of 20 ms take; where a folder for the `killers` is given, one of them goes before every 15."""
+    since = monotonic_s()
+    sent: list[Any] = []
+    for number in range(150):
+        if killers and number % 15 == 0:
+            app.tasks["ends.kill"].delay(killers, int(signal.SIGKILL))
+        sent.append(app.tasks["ends.takes"].delay(0.02))
+    for one in sent:
+        one.get(timeout=60)
+    return monotonic_s() - since
+
+
+@pytest.mark.proof
+def test_neighbours_of_what_keeps_killing_its_process_keep_their_pace(
+    app: Any, worker: StartWorker, recorder: StartProcess, tmp_path: Path
+) -> None:
+    """Both paces are of one worker. Alone it goes twice, for others may be busy on this machine."""
+    recorder()
+    worker("default", concurrency=2, env=ENV)
+    alone_s = [took_s(app) for _ in range(2)]
+    beside_s = took_s(app, str(tmp_path))
+    died = len((tmp_path / "died").read_text().splitlines())
+    print(f"{alone_s[0]:.2f} and {alone_s[1]:.2f} s alone, {beside_s:.2f} s beside {died} deaths")  # noqa: T201  # for -s
+    assert died >= 10, "each of the killers has killed its process"
+    assert beside_s <= 3 * max(alone_s)
 
 
 @pytest.mark.proof

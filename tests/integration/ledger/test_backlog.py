@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from beatline.clock import utc_now, utc_today
 from beatline.engine.claim import Claims
 from beatline.engine.messages import STEPS, list_key, parked_key
 from beatline.engine.publish import publish_stored
+from beatline.installation import Installation
 from beatline.ledger import missing
 from beatline.ledger.apply import message_binding
 from beatline.ledger.epochs import look
@@ -23,9 +25,11 @@ from beatline.ledger.missing import MissingMessages
 from beatline.ledger.store import insert_runs, mark_queued
 from support.apps import open_app
 from support.ledger import message, new_run, waiting
+from support.slow_recorder import SlowClock
 
 if TYPE_CHECKING:
-    from beatline.installation import Installation
+    from support.servers import Server
+    from support.serving import MakeSettings
 
 Look = Callable[[], None]
 
@@ -45,6 +49,11 @@ def search(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Look:
     """One look, as often as it is asked for; what it doubts is confirmed by the next."""
     monkeypatch.setattr(missing, "EVERY_S", 0.0)
     monkeypatch.setattr(missing, "CONFIRM_S", 0.0)
+    return looking(installation)
+
+
+def looking(installation: Installation) -> Look:
+    """One that searches, and looks when it is called."""
     made = MissingMessages(installation, installation.redis)
     return lambda: made.put_back(look(installation.redis, installation.keys))
 
@@ -196,6 +205,55 @@ def test_an_index_forgets_what_has_ended(installation: Installation, search: Loo
         search()
     assert indexed(installation) == []
     assert listed(installation) == []
+
+
+def commands(installation: Installation, search: Look) -> Counter[str]:
+    """Which commands a Redis that nobody else uses is given meanwhile, and how often; those within scripts too."""
+
+    def given() -> Counter[str]:
+        client: Any = installation.redis
+        said: dict[str, Any] = client.info("commandstats")
+        return Counter({name.removeprefix("cmdstat_"): one["calls"] for name, one in said.items()})
+
+    before = given()
+    search()
+    return given() - before
+
+
+def test_the_lists_of_a_queue_are_read_once_a_minute_at_most(
+    own_redis: Server, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs go on vanishing from the midst of a backlog and from its index, so that each look has a cause to read."""
+    clock = SlowClock()
+    monkeypatch.setattr(missing, "monotonic_s", clock)
+    installation = Installation(make_settings(redis_url=own_redis.url))
+    search = looking(installation)
+    submit(installation, "oldest", "a", "b")
+    read: list[bool] = []
+    for gone, now_s in (("a", 0.0), ("b", 30.0), ("", 59.0), ("", 61.0)):
+        if gone:
+            take(installation, gone)
+            installation.redis.zrem(installation.keys.index("default"), gone)
+        clock.now_s = now_s
+        read.append(commands(installation, search)["lrange"] > 0)
+    assert read == [True, False, False, True]
+    assert listed(installation) == ["oldest", "a", "b"]
+    installation.redis.close()
+
+
+def test_five_hundred_runs_are_asked_about_in_as_many_calls_as_one(
+    own_redis: Server, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(missing, "EVERY_S", 0.0)
+    installation = Installation(make_settings(redis_url=own_redis.url))
+    search = looking(installation)
+    given: list[Counter[str]] = []
+    for runs in (["run-0"], [f"run-{number}" for number in range(1, 500)]):
+        submit(installation, *runs)
+        given.append(commands(installation, search))
+    assert given[0] == given[1]
+    assert given[1]["zmscore"] == 1
+    installation.redis.close()
 
 
 @pytest.mark.proof

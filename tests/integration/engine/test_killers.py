@@ -83,11 +83,11 @@ def test_what_kills_its_process_is_dead_after_three_and_its_neighbours_end_meanw
 
 
 def took_s(app: Any, killers: str = "") -> float:
-    """How long 150 runs of 20 ms take; where a folder for the `killers` is given, one of them goes before every 15."""
+    """How long 100 runs of 20 ms take; where a folder for the `killers` is given, one of them goes before every 20."""
     since = monotonic_s()
     sent: list[Any] = []
-    for number in range(150):
-        if killers and number % 15 == 0:
+    for number in range(100):
+        if killers and number % 20 == 0:
             app.tasks["ends.kill"].delay(killers, int(signal.SIGKILL))
         sent.append(app.tasks["ends.takes"].delay(0.02))
     for one in sent:
@@ -106,8 +106,8 @@ def test_neighbours_of_what_keeps_killing_its_process_keep_their_pace(
     beside_s = took_s(app, str(tmp_path))
     died = len((tmp_path / "died").read_text().splitlines())
     print(f"{alone_s[0]:.2f} and {alone_s[1]:.2f} s alone, {beside_s:.2f} s beside {died} deaths")  # noqa: T201  # for -s
-    assert died >= 10, "each of the killers has killed its process"
-    assert beside_s <= 3 * max(alone_s)
+    assert died >= 5, "each of the killers has killed its process"
+    assert beside_s <= 2.5 * max(alone_s)
 
 
 @pytest.mark.proof

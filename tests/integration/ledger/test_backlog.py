@@ -257,6 +257,7 @@ def test_five_hundred_runs_are_asked_about_in_as_many_calls_as_one(
 
 
 @pytest.mark.proof
+@pytest.mark.timeout(120)
 def test_an_hours_backlog_of_100000_is_left_alone_and_the_one_that_is_missing_is_found(
     installation: Installation, search: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ import structlog
 from structlog.contextvars import bind_contextvars, merge_contextvars, reset_contextvars, unbind_contextvars
 from structlog.stdlib import BoundLogger, PositionalArgumentsFormatter, ProcessorFormatter, filter_by_level
 
+from beatline.native import log_from_native_threads, native_lock
 from beatline.secrets import mask
 
 if TYPE_CHECKING:
@@ -34,7 +35,14 @@ _FIELDS: Final = "beatline_fields"
 
 
 class _Handler(logging.StreamHandler[Any]):
-    """Marks the handler that `configure` replaces when it is called again."""
+    """Marks the handler that `configure` replaces when it is called again.
+
+    Native threads log on gevent too (see native): a green one that waits for them at a green lock may wait for ever.
+    """
+
+    def createLock(self) -> None:
+        super().createLock()
+        self.lock = cast("Any", native_lock())
 
 
 class _FileHandler(WatchedFileHandler, _Handler):
@@ -67,6 +75,7 @@ def clear_run(tokens: RunTokens | None = None) -> None:
 
 def configure(settings: Settings, *, level: int | str | None = None, file: str | None = None) -> None:
     """Send all logging of this process to stderr or `file`, in the format of the settings. Safe to call again."""
+    log_from_native_threads()
     handler = _FileHandler(file, encoding="utf-8", delay=True) if file else _Handler(sys.stderr)
     readable = settings.log_format == "console" or (settings.log_format == "auto" and not file and sys.stderr.isatty())
     handler.setFormatter(_formatter(readable=readable, colours=readable and not file and sys.stderr.isatty()))

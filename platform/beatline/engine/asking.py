@@ -19,9 +19,9 @@ from beatline.clock import monotonic_s
 from beatline.engine import headers as h
 from beatline.engine.doubt import DOUBTED_AGE_MS, Fate, Standing, Vouched, fate_of, sent_ms, was_redelivered
 from beatline.engine.messages import epoch_of, parked_key
-from beatline.engine.native import start_native
 from beatline.installation import connect_redis
 from beatline.logs import get_logger
+from beatline.native import start_native
 from beatline.secrets import mask_urls
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from beatline.engine.native import native_lock
 from beatline.logs import get_logger
+from beatline.native import native_lock
 
 if TYPE_CHECKING:
     from beatline.engine.claim import Lease

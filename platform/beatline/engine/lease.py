@@ -24,13 +24,13 @@ from beatline.engine.claim import Claimed, Claims, Lease
 from beatline.engine.doubt import Vouched
 from beatline.engine.held import End, Held
 from beatline.engine.kept import KeptEnd, KeptEnds, parse_id
-from beatline.engine.native import Bell, native_lock, start_native
 from beatline.engine.server import Server
 from beatline.engine.standstill import ON_PREFORK, Standstill
 from beatline.failpoints import reach
 from beatline.installation import connect_redis
 from beatline.ledger.events import Event, late
 from beatline.logs import get_logger
+from beatline.native import Bell, native_lock, start_native
 from beatline.settings import Settings
 
 BEGIN_LINGER_S: Final = 0.05

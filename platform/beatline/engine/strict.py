@@ -30,11 +30,11 @@ from beatline.engine.delay import waits
 from beatline.engine.held import End
 from beatline.engine.lease import LeaseKeeper
 from beatline.engine.messages import accepted_event
-from beatline.engine.native import call_native
 from beatline.failpoints import reach
 from beatline.installation import Installation, connect_redis
 from beatline.ledger.events import Event
 from beatline.logs import get_logger
+from beatline.native import call_native
 from beatline.secrets import mask_urls
 
 MOST: Final = 500

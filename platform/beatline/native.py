@@ -7,11 +7,12 @@ like the lock from here and _queue.SimpleQueue (that of the queue module wakes n
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from _queue import Empty, SimpleQueue
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from typing import Any, Final, TypeVar
@@ -49,13 +50,20 @@ class Bell:
                 self._rung.get_nowait()
 
 
-def native_lock() -> AbstractContextManager[Any]:
+def native_lock() -> threading.RLock:
     """A reentrant lock between native threads. To green ones it is no lock: let none of them wait while it has it."""
     if _is_green():
         monkey: Any = sys.modules["gevent.monkey"]
-        lock: AbstractContextManager[Any] = monkey.get_original("_thread", "RLock")()
+        lock: threading.RLock = monkey.get_original("_thread", "RLock")()
         return lock
     return threading.RLock()
+
+
+def log_from_native_threads() -> None:
+    """Let native threads log beside green ones: who waited for another thread at a green lock might wait for ever. For the
+    lock of the logging module itself; a handler has its own."""
+    if _is_green():
+        logging._lock = native_lock()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def call_native(call: Callable[[], _T]) -> _T:

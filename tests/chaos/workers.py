@@ -16,6 +16,8 @@ from chaos.stage import Stage, Worker
 LONG: Final = (0.3, 1.2)
 """Runs that last long enough for a fault to meet them."""
 LONGEST_S: Final = 2.0
+OTHERS_S: Final = 60.0
+"""What is put back goes to the end of its queue, behind all that was asked for."""
 
 
 def kill_children(stage: Stage) -> None:
@@ -80,7 +82,7 @@ def freeze_over_the_lease(stage: Stage) -> None:
 def _wait_for_others(stage: Stage, keys: list[str]) -> None:
     """Until other workers have done what the frozen one had begun: what it writes when it is back comes too late."""
     with suppress(AssertionError) if stage.ours is None else nullcontext():
-        stage.wait_for_done(set(keys), LEASE_S + 10.0 + LONGEST_S)
+        stage.wait_for_done(set(keys), OTHERS_S)
 
 
 def outlast_the_lease(stage: Stage) -> None:

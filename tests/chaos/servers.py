@@ -22,6 +22,9 @@ SILENT_LEASE_S: Final = 12.0
 expire while the end of its run is on its way, and then the run is executed again: no lease in use is that short."""
 CALL_S: Final = 3.0
 """What is promised to a sender."""
+AGAIN_S: Final = 50.0
+"""What lost its attempt in the first silence, because that was longer than a run is patient, has to go on before the second
+begins; with a lease of full length."""
 COUNT_MS: Final = 10_000
 """Nothing is written for so long, while it is counted what a Redis that is killed takes along."""
 
@@ -121,6 +124,7 @@ def silence_redis(stage: Stage) -> None:
         finally:
             os.kill(server, signal.SIGCONT)
     stage.await_senders()
+    stage.pause(AGAIN_S if stage.full else 0.0)
     stage.load(Mix(calls=40, over_s=6.0))
     stage.pause(3.0)
     with stage.fault(f"connections are half-open for {open_s:g} s"):

@@ -92,9 +92,9 @@ def _pile_up(stage: Stage) -> None:
 
 
 def _undrained(stage: Stage) -> int | None:
+    if stage.ours is None:
+        return None
     with stage.client.pipeline(transaction=True) as pipe:
-        if stage.ours is None:
-            return None
         stage.ours.undrained(pipe)
         return int(pipe.execute()[0])
 

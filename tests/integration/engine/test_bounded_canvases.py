@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +17,7 @@ from beatline.embedded.ports import free_port
 from beatline.engine.sending import NotSentError
 from beatline.installation import Installation
 from support.apps import open_app
+from support.callers import longest_held_s
 from support.ledger import rows, waiting
 from support.servers import Server, freezer, frozen
 
@@ -125,28 +125,10 @@ def test_who_sent_a_part_of_a_group_is_told_which(make_settings: MakeSettings, o
 
 
 def test_more_groups_than_producers_are_held_no_longer(make_settings: MakeSettings, own_redis: Server) -> None:
-    told: list[float] = []
     with open_app(on(make_settings, own_redis.url)) as app:
         parts = CANVASES["group"](app.tasks["test.add"])
-
-        def call() -> None:
-            began = monotonic_s()
-            with pytest.raises(NotSentError):
-                parts.apply_async()
-            told.append(monotonic_s() - began)
-
         parts.apply_async()
-        app.conf.broker_pool_limit = 2
-        app.amqp.producer_pool.force_close_all(close_pool=False)
-        app.amqp.producer_pool.limit = 2
-        threads = [threading.Thread(target=call) for _ in range(6)]
-        with frozen(own_redis.url):
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-    assert len(told) == 6
-    assert max(told) < BOUND_S
+        assert longest_held_s(app, own_redis.url, parts.apply_async) < BOUND_S
 
 
 def test_results_that_are_frozen_alone_keep_a_chord_from_being_sent(
